@@ -1,0 +1,1 @@
+"""Forced alignment: words on the 25 Hz grid."""

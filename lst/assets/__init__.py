@@ -1,0 +1,1 @@
+"""Named models with cards, checksums and licences."""

@@ -1,0 +1,1 @@
+"""Decoding, resampling, segmentation and corpus readers."""

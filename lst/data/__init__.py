@@ -1,0 +1,1 @@
+"""Interleaving, patching, packing, mixing: from Arrow rows to batches."""

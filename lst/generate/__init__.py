@@ -1,0 +1,1 @@
+"""Decoding: transcribe, synthesize, continue."""

@@ -1,0 +1,1 @@
+"""Versioned manifests: the contract between stages."""

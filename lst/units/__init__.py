@@ -1,0 +1,1 @@
+"""Speech units: encoders, quantizers, the unit tokenizer."""
