@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class StageConfig(BaseModel):
-    """A stage's settings. Every field that changes the output is here, and nothing else (no paths, no worker counts)."""
+    """A stage's settings. Every field that changes the output is here, and nothing else (no paths, no workers)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 

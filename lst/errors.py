@@ -18,7 +18,7 @@ class LstError(Exception):
         return f"{self.message} {self.hint}".rstrip()
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions with keyword arguments do not survive pickling on their own, and workers raise these across processes.
+        # Exceptions with keyword arguments do not survive pickling on their own, and worker processes raise these.
         return (_rebuild, (type(self), self.message, self.hint))
 
 

@@ -1,0 +1,430 @@
+"""Making a stage's output: complete shards survive a kill, a half-made manifest never appears.
+
+1. Work happens in `OUT.partial-<id>`, named by the content id, so another configuration cannot pick it up.
+2. `build_shards`: task k becomes `shards/k.arrow`, written whole; its bookkeeping, `progress/k.json`, comes after it.
+   A task with intact bookkeeping is not done again. `build_directory`: the stage keeps its own state in the directory.
+3. `manifest.json` is written last, what is not part of the output is cleared, and the directory is renamed to `OUT`.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lst.errors import LstError
+from lst.manifest.files import explain_os_errors, fsync_directory, remove, write_atomic, write_json
+from lst.manifest.hashing import sha256_file
+from lst.manifest.manifest import (
+    MANIFEST_FILE,
+    FileEntry,
+    InputEntry,
+    Manifest,
+    Progress,
+    StageSpec,
+    load_manifest,
+    to_json,
+)
+from lst.manifest.tables import write_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Task = TypeVar("Task")
+Rows = "Sequence[dict[str, Any]] | pa.Table"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A row that was left out: its id, a short reason that is counted, and the particulars."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class ShardResult:
+    """What a worker makes of one task. `totals` are summed over shards."""
+
+    rows: "Sequence[dict[str, Any]] | pa.Table"
+    rejected: Sequence[Rejection] = ()
+    totals: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class DirectoryResult:
+    """What `make` left in its directory: files to keep (relative names), and optionally one table of rows."""
+
+    artifacts: Sequence[str]
+    totals: Mapping[str, float] = field(default_factory=dict)
+    rows: "Sequence[dict[str, Any]] | pa.Table | None" = None
+    rejected: Sequence[Rejection] = ()
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_shards(
+    out: Path,
+    spec: StageSpec,
+    tasks: Sequence[Task],
+    worker: Callable[[Task], ShardResult],
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    force: bool = False,
+    max_rejected: float = 1.0,
+    location: Mapping[str, str] | None = None,
+    artifacts: Mapping[str, Path | bytes] | None = None,
+) -> Manifest:
+    """Make shard k from task k, in `workers` processes, and commit them as one manifest at `out`.
+
+    `worker` must be a pure function of its task (and picklable, for workers > 1): the bytes do not depend on
+    `workers`, on order, or on interruptions. An output with the same id is returned as it is; one with another id is
+    replaced only with `force`. Raises LstError if every row, or more than the share `max_rejected`, is rejected.
+    """
+    made = existing_output(out, spec, force=force)
+    if made is not None:
+        return made
+    with _partial_directory(out, spec) as partial, explain_os_errors(f"writing {out}"):
+        if not (partial / MANIFEST_FILE).exists():
+            (partial / "shards").mkdir(exist_ok=True)
+            (partial / "progress").mkdir(exist_ok=True)
+            done = _run_tasks(partial, spec.schema, tasks, worker, workers, progress)
+            rejected = [Rejection(*item) for entry in done for item in entry["rejected"]]
+            totals = _sum_totals(entry["totals"] for entry in done)
+            shards = [FileEntry(**entry["shard"]) for entry in done]
+            rows = sum(shard.rows for shard in shards)
+            _check_rejections(spec, rows, rejected, max_rejected)
+            for name, content in (artifacts or {}).items():
+                write_atomic(partial / name, content if isinstance(content, bytes) else content.read_bytes())
+            totals = {"rows": rows, **totals}
+            _write_manifest(out, partial, spec, shards, list(artifacts or {}), totals, rejected, {}, location or {})
+        return _commit(out, partial)
+
+
+def build_directory(
+    out: Path,
+    spec: StageSpec,
+    make: Callable[[Path], DirectoryResult],
+    *,
+    force: bool = False,
+    location: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Let `make` fill a directory and commit it at `out`.
+
+    The directory that `make` gets survives a kill: called again for the same id it finds its own files, and may go on
+    from them. Only the artifacts it names are kept in the end. Same rules for an existing output as `build_shards`.
+    """
+    made = existing_output(out, spec, force=force)
+    if made is not None:
+        return made
+    with _partial_directory(out, spec) as partial, explain_os_errors(f"writing {out}"):
+        if not (partial / MANIFEST_FILE).exists():
+            result = make(partial)
+            shards = []
+            totals = dict(result.totals)
+            if result.rows is not None:
+                (partial / "shards").mkdir(exist_ok=True)
+                shards.append(_write_shard(partial, 0, result.rows, spec.schema))
+                totals = {"rows": shards[0].rows, **totals}
+            _write_manifest(
+                out,
+                partial,
+                spec,
+                shards,
+                list(result.artifacts),
+                totals,
+                list(result.rejected),
+                result.fingerprints,
+                location or {},
+            )
+        return _commit(out, partial)
+
+
+def existing_output(out: Path, spec: StageSpec, *, force: bool = False) -> Manifest | None:
+    """What is at `out`: the manifest if it is just what `spec` would make, None if the place is free to use.
+
+    Raises LstError if it is something else: a file, a directory not ours, or (without `force`) another manifest.
+    """
+    previous = _previous(out)
+    if previous.is_dir() and not out.exists():  # killed between the two renames of a replacement
+        previous.rename(out)
+    if not out.exists() and not out.is_symlink():
+        return None
+    if not out.is_dir():
+        raise LstError(f"{out} is a file, not a directory.", hint="Choose another --out.")
+    if not any(out.iterdir()):
+        return None
+    if not (out / MANIFEST_FILE).is_file():
+        raise LstError(
+            f"{out} exists and is not an output of lst (no manifest.json).",
+            hint="It is left untouched: choose another --out.",
+        )
+    try:
+        manifest = load_manifest(out)
+    except LstError:
+        if force:
+            return None
+        raise
+    if manifest.id == spec.id:
+        return manifest
+    if not force:
+        raise LstError(
+            f"{out} holds {manifest.schema} made by {manifest.stage} from other inputs or settings.",
+            hint="Choose another --out, or replace it with --force.",
+        )
+    return None
+
+
+def partial_path(out: Path, spec_id: str) -> Path:
+    """Where the unfinished output with this id is kept."""
+    return out.with_name(f"{out.name}.partial-{spec_id[:12]}")
+
+
+def _previous(out: Path) -> Path:
+    return out.with_name(f"{out.name}.previous")
+
+
+@contextmanager
+def _partial_directory(out: Path, spec: StageSpec) -> Iterator[Path]:
+    out = Path(os.path.abspath(out))
+    partial = partial_path(out, spec.id)
+    with explain_os_errors(f"creating {partial}"):
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = (partial / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LstError(
+                f"Another lst process is making {out} right now.", hint="Wait for it, or stop it first."
+            ) from error
+        yield partial
+
+
+def _run_tasks(
+    partial: Path,
+    schema: str,
+    tasks: Sequence[Task],
+    worker: Callable[[Task], ShardResult],
+    workers: int,
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    done: dict[int, dict[str, Any]] = {}
+    for index in range(len(tasks)):
+        entry = _finished(partial, index)
+        if entry is not None:
+            done[index] = entry
+    left = [index for index in range(len(tasks)) if index not in done]
+    report = progress or (lambda *_: None)
+    report(len(done), len(tasks), "shards")
+    if workers <= 1 or len(left) <= 1:
+        for index in left:
+            done[index] = _run_task(partial, schema, index, worker, tasks[index])
+            report(len(done), len(tasks), "shards")
+    else:
+        _run_parallel(partial, schema, tasks, worker, min(workers, len(left)), left, done, report)
+    return [done[index] for index in range(len(tasks))]
+
+
+def _run_parallel(
+    partial: Path,
+    schema: str,
+    tasks: Sequence[Task],
+    worker: Callable[[Task], ShardResult],
+    workers: int,
+    left: Sequence[int],
+    done: dict[int, dict[str, Any]],
+    report: Progress,
+) -> None:
+    import multiprocessing
+    from concurrent.futures.process import BrokenProcessPool
+
+    # spawn: workers load torch, and a fork of a process with running threads can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker) as pool:
+        futures: dict[Future[dict[str, Any]], int] = {
+            pool.submit(_run_task, partial, schema, index, worker, tasks[index]): index for index in left
+        }
+        try:
+            for future in as_completed(futures):
+                done[futures[future]] = future.result()
+                report(len(done), len(tasks), "shards")
+        except BrokenProcessPool as error:
+            raise LstError(
+                "A worker process died (killed, or out of memory).",
+                hint="Run the same command again, it continues; use fewer --workers if memory is short.",
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _quiet_worker() -> None:
+    """A worker uses one thread, and leaves Ctrl-C to the parent."""
+    import signal
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_task(
+    partial: Path, schema: str, index: int, worker: Callable[[Task], ShardResult], task: Task
+) -> dict[str, Any]:
+    result = worker(task)
+    with explain_os_errors(f"writing shard {index} in {partial}"):
+        shard = _write_shard(partial, index, result.rows, schema)
+        entry = {
+            "shard": vars(shard),
+            "rejected": [[item.id, item.reason, item.detail] for item in result.rejected],
+            "totals": dict(result.totals),
+        }
+        write_json(partial / "progress" / f"{index:05d}.json", entry)
+    return entry
+
+
+def _write_shard(partial: Path, index: int, rows: "Sequence[dict[str, Any]] | pa.Table", schema: str) -> FileEntry:
+    name = f"shards/{index:05d}.arrow"
+    path = partial / name
+    count = write_table(path, rows, schema)
+    return FileEntry(path=name, bytes=path.stat().st_size, sha256=sha256_file(path), rows=count)
+
+
+def _finished(partial: Path, index: int) -> dict[str, Any] | None:
+    """The bookkeeping of a shard that is complete and intact, else None (it is then made again)."""
+    bookkeeping = partial / "progress" / f"{index:05d}.json"
+    if not bookkeeping.is_file():
+        return None
+    entry: dict[str, Any] = json.loads(bookkeeping.read_text(encoding="utf-8"))
+    shard = FileEntry(**entry["shard"])
+    path = partial / shard.path
+    if not path.is_file() or path.stat().st_size != shard.bytes or sha256_file(path) != shard.sha256:
+        return None
+    return entry
+
+
+def _sum_totals(parts: Iterator[Mapping[str, float]]) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            totals[name] = totals.get(name, 0) + value
+    return totals
+
+
+def count_reasons(rejected: Sequence[Rejection]) -> dict[str, int]:
+    """Rejections by reason, most frequent first."""
+    counts: dict[str, int] = {}
+    for item in rejected:
+        counts[item.reason] = counts.get(item.reason, 0) + 1
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _check_rejections(spec: StageSpec, rows: int, rejected: Sequence[Rejection], max_rejected: float) -> None:
+    if not rejected:
+        return
+    reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items())
+    first = f"first: {rejected[0].id}: {rejected[0].detail or rejected[0].reason}"
+    if rows == 0:
+        raise LstError(f"{spec.stage}: every row was rejected ({reasons}; {first}).")
+    share = len(rejected) / (rows + len(rejected))
+    if share > max_rejected:
+        raise LstError(
+            f"{spec.stage}: {share:.1%} of the rows were rejected, more than {max_rejected:.1%} ({reasons}; {first}).",
+            hint="Mend the data, or allow more with --max-rejected.",
+        )
+
+
+def _write_manifest(
+    out: Path,
+    partial: Path,
+    spec: StageSpec,
+    shards: list[FileEntry],
+    artifacts: list[str],
+    totals: Mapping[str, float],
+    rejected: Sequence[Rejection],
+    fingerprints: Mapping[str, str],
+    location: Mapping[str, str],
+) -> None:
+    from lst.manifest.tool import tool_version
+
+    if rejected:
+        write_table(partial / "rejected.arrow", [vars(item) for item in rejected], "rejected")
+        artifacts = [*artifacts, "rejected.arrow"]
+    entries = {}
+    for name in artifacts:
+        path = partial / name
+        entries[name] = FileEntry(path=name, bytes=path.stat().st_size, sha256=sha256_file(path))
+    home = Path(os.path.abspath(out))
+    inputs = {
+        role: InputEntry(path=os.path.relpath(os.path.abspath(source.path), home), id=source.id, schema=source.schema)
+        for role, source in spec.inputs.items()
+    }
+    manifest = Manifest(
+        path=out,
+        schema=spec.schema,
+        id=spec.id,
+        stage=spec.stage,
+        stage_version=spec.version,
+        config=spec.config,
+        inputs=inputs,
+        fingerprints={**spec.fingerprints, **fingerprints},
+        shards=shards,
+        artifacts=entries,
+        totals=dict(totals),
+        rejected=count_reasons(rejected),
+        provenance=spec.provenance,
+        files=spec.files,
+        location=dict(location),
+        ancestors=_ancestors(spec),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        tool=tool_version(),
+    )
+    write_json(partial / MANIFEST_FILE, to_json(manifest))
+
+
+def _ancestors(spec: StageSpec) -> dict[str, dict[str, Any]]:
+    """Every manifest behind this one, by id, so that lineage can be told after the inputs have moved or gone."""
+    ancestors: dict[str, dict[str, Any]] = {}
+    for source in spec.inputs.values():
+        ancestors.update(source.ancestors)
+        ancestors[source.id] = {
+            "schema": source.schema,
+            "stage": source.stage,
+            "inputs": {role: entry.id for role, entry in source.inputs.items()},
+            "config": source.config,
+            "totals": source.totals,
+            "provenance": [] if source.inputs else source.provenance,
+        }
+    return ancestors
+
+
+def _commit(out: Path, partial: Path) -> Manifest:
+    """Clear what is not part of the output and rename it into place. Repeating it after a kill is safe."""
+    out = Path(os.path.abspath(out))
+    manifest = load_manifest(partial)
+    keep = {MANIFEST_FILE, *(entry.path for entry in [*manifest.shards, *manifest.artifacts.values()])}
+    for path in sorted(partial.rglob("*"), reverse=True):
+        name = path.relative_to(partial).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            if not any(kept.startswith(f"{name}/") for kept in keep):
+                remove(path)
+        elif name not in keep:
+            remove(path)
+    fsync_directory(partial)
+    previous = _previous(out)
+    if out.exists():
+        if any(out.iterdir()):
+            remove(previous)
+            out.rename(previous)
+        else:
+            out.rmdir()
+    partial.rename(out)
+    fsync_directory(out.parent)
+    remove(previous)
+    return load_manifest(out)
