@@ -18,7 +18,7 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """One spelling per value: sorted keys, no spaces, NaN refused. Raises ValueError or TypeError for what JSON lacks."""
+    """One spelling per value: sorted keys, no spaces. Raises ValueError or TypeError for what JSON lacks (NaN too)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

@@ -75,7 +75,7 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     def file(self, name: str) -> Path:
-        """Path of the artifact `name`. Raises LstError if the manifest has none, or if it lies outside or is missing."""
+        """Path of the artifact `name`. Raises LstError if there is none, or if it lies outside or is missing."""
         entry = self.artifacts.get(name)
         if entry is None:
             have = ", ".join(sorted(self.artifacts)) or "none"
@@ -143,7 +143,7 @@ def identity_of(manifest: Manifest) -> dict[str, Any]:
         "version": manifest.stage_version,
         "config": manifest.config,
         "inputs": {role: entry.id for role, entry in manifest.inputs.items()},
-        "fingerprints": {key: value for key, value in manifest.fingerprints.items()},
+        "fingerprints": dict(manifest.fingerprints),
         "files": manifest.files,
     }
 
@@ -230,7 +230,7 @@ def open_input(manifest: Manifest, role: str) -> Manifest:
     found = load_manifest((manifest.path / entry.path).resolve(), entry.schema)
     if found.id != entry.id:
         raise LstError(
-            f"{found.path} has changed since {manifest.path} was made from it (id {found.id[:12]}, was {entry.id[:12]}).",
+            f"{found.path} has changed since {manifest.path} was made from it ({entry.id[:12]} then, {found.id[:12]} now).",
             hint=f"Make {manifest.path} again.",
         )
     return found

@@ -1,7 +1,7 @@
 """Schema names, versions, and the Arrow tables behind them.
 
 Extend a table by adding a column that readers may find absent; rename or change one by raising its version, with a
-migration in `lst.manifest.manifest`. pyarrow loads only when a table is touched, so that `lst manifest show` is instant.
+migration in `lst.manifest.manifest`. pyarrow loads only when a table is touched: `lst manifest show` is instant.
 """
 
 from functools import cache

@@ -1,4 +1,4 @@
-"""Shards: Arrow IPC files that are mapped, not read; every one is checked against its hash the first time it is used."""
+"""Shards: Arrow IPC files that are mapped, not read; each is checked against its hash when first used."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
