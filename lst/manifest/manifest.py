@@ -230,7 +230,7 @@ def open_input(manifest: Manifest, role: str) -> Manifest:
     found = load_manifest((manifest.path / entry.path).resolve(), entry.schema)
     if found.id != entry.id:
         raise LstError(
-            f"{found.path} has changed since {manifest.path} was made from it ({entry.id[:12]} then, {found.id[:12]} now).",
+            f"{found.path} has changed since {manifest.path} was made ({entry.id[:12]} then, {found.id[:12]} now).",
             hint=f"Make {manifest.path} again.",
         )
     return found

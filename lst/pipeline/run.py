@@ -1,0 +1,205 @@
+"""Running a recipe: each stage is made if its content id is not what lies in its directory, and left alone otherwise."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lst.errors import LstError
+from lst.manifest import (
+    Manifest,
+    Progress,
+    StageSpec,
+    explain_os_errors,
+    identity_of,
+    load_manifest,
+    partial_path,
+    write_json,
+)
+from lst.manifest.inspect import differences
+from lst.pipeline.recipe import Recipe, StageNode
+
+RUN_FILE = "run.json"
+
+Opener = Callable[[str], AbstractContextManager[Progress]]
+"""Opens the progress display of a stage, given its name."""
+
+
+@dataclass
+class StageState:
+    """A stage's standing: `made` (nothing to do), `continue`, `new`, `changed`, or `waits` for a stage before it."""
+
+    name: str
+    state: str
+    reasons: list[str] = field(default_factory=list)
+    manifest: Manifest | None = None
+
+
+@dataclass
+class StageRun:
+    """What happened to a stage in a run."""
+
+    name: str
+    manifest: Manifest
+    computed: bool
+    seconds: float
+    reasons: list[str]
+
+
+def stage_directory(out: Path, name: str) -> Path:
+    """Where a recipe's stage lies below the run's directory."""
+    return out / name
+
+
+def plan_recipe(recipe: Recipe, out: Path, only: Iterable[str] = ()) -> list[StageState]:
+    """What a run would do and why; nothing is written."""
+    states: dict[str, StageState] = {}
+    for name in recipe.needed_for(list(only) or recipe.stages):
+        node = recipe.stages[name]
+        upstream = [states[source] for source in node.inputs.values()]
+        waiting = sorted({state.name for state in upstream if state.state != "made"})
+        if waiting:
+            old = _load_existing(stage_directory(out, name))
+            reasons = [f"{source} comes first" for source in waiting]
+            if old is not None:
+                reasons += _config_reasons(old.config, node.config.as_json())
+            states[name] = StageState(name, "waits", reasons)
+            continue
+        inputs = {role: states[source].manifest for role, source in node.inputs.items()}
+        states[name] = _state(node, stage_spec(node, inputs), out)
+    return list(states.values())
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    *,
+    only: Iterable[str] = (),
+    workers: int = 1,
+    open_progress: Opener,
+    on_stage: Callable[[StageState], None] | None = None,
+) -> list[StageRun]:
+    """Make whatever is not made yet, in order, below `out`. Raises LstError, after which a repeated call continues."""
+    with explain_os_errors(f"creating {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+    _check_ours(out)
+    runs: dict[str, StageRun] = {}
+    for name in recipe.needed_for(list(only) or recipe.stages):
+        node = recipe.stages[name]
+        inputs = {role: runs[source].manifest for role, source in node.inputs.items()}
+        spec = stage_spec(node, inputs)
+        state = _state(node, spec, out)
+        if on_stage:
+            on_stage(state)
+        start = time.monotonic()
+        manifest = state.manifest
+        computed = manifest is None
+        if manifest is None:
+            with open_progress(name) as progress:
+                manifest = _make(node, inputs, out, workers, progress)
+        runs[name] = StageRun(name, manifest, computed, time.monotonic() - start, state.reasons)
+        _record(out, recipe, runs[name])
+    return list(runs.values())
+
+
+def stage_spec(node: StageNode, inputs: dict[str, Any]) -> StageSpec:
+    """What the stage would make from these inputs."""
+    arguments = [node.source] if node.source is not None else list(inputs.values())
+    spec: StageSpec = node.kind.spec(*arguments, node.config)
+    return spec
+
+
+def _make(node: StageNode, inputs: dict[str, Manifest], out: Path, workers: int, progress: Progress) -> Manifest:
+    arguments = [node.source] if node.source is not None else list(inputs.values())
+    directory = stage_directory(out, node.name)
+    manifest: Manifest = node.kind.run(
+        *arguments, directory, node.config, workers=workers, progress=progress, force=True
+    )
+    return manifest
+
+
+def _state(node: StageNode, spec: StageSpec, out: Path) -> StageState:
+    directory = stage_directory(out, node.name)
+    old = _load_existing(directory)
+    if old is not None and old.id == spec.id:
+        return StageState(node.name, "made", [], old)
+    if old is None:
+        begun = partial_path(directory, spec.id).is_dir()
+        return StageState(node.name, "continue" if begun else "new", ["was interrupted" if begun else "not made yet"])
+    before = identity_of(old)
+    after = spec.identity
+    # What a stage learns while it runs (a model's own fingerprint) is in the manifest, never in the plan.
+    before["fingerprints"] = {
+        key: value for key, value in before["fingerprints"].items() if key in after["fingerprints"]
+    }
+    return StageState(node.name, "changed", [_reason(node, *item) for item in differences(before, after)])
+
+
+def _reason(node: StageNode, path: str, old: Any, new: Any) -> str:
+    section, _, key = path.partition(".")
+    if section == "inputs":
+        return f"its input {node.inputs.get(key, key)} has changed"
+    if section == "files":
+        return f"the source {key} has changed"
+    if section == "config":
+        return f"{key}: {json.dumps(old)} -> {json.dumps(new)}"
+    return f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _config_reasons(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [f"{key}: {json.dumps(before)} -> {json.dumps(after)}" for key, before, after in differences(old, new)]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else f"{text[:12]}…"
+
+
+def _load_existing(directory: Path) -> Manifest | None:
+    """The manifest at `directory`, or None: a damaged one is made again, as if it were not there."""
+    try:
+        return load_manifest(directory)
+    except LstError:
+        return None
+
+
+def _check_ours(out: Path) -> None:
+    if any(out.iterdir()) and not (out / RUN_FILE).is_file():
+        raise LstError(
+            f"{out} is not empty and was not made by lst run.", hint="It is left untouched: choose another --out."
+        )
+
+
+def read_runs(out: Path) -> dict[str, Any]:
+    """What `run.json` records: the recipe's name, and per stage how long it took when it was last made."""
+    path = out / RUN_FILE
+    if not path.is_file():
+        return {"recipe": "", "stages": {}}
+    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return body
+
+
+def _record(out: Path, recipe: Recipe, run: StageRun) -> None:
+    body = read_runs(out)
+    body["recipe"] = recipe.name
+    if run.computed or run.name not in body["stages"]:
+        body["stages"][run.name] = {
+            "id": run.manifest.id,
+            "seconds": round(run.seconds, 2),
+            "peak_mb": peak_memory_mb(),
+        }
+        write_json(out / RUN_FILE, body)
+    elif not (out / RUN_FILE).is_file():
+        write_json(out / RUN_FILE, body)
+
+
+def peak_memory_mb() -> int:
+    """Largest resident set so far of this process, or of its largest child, in MiB."""
+    import resource
+
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return int(max(own, children) // 1024)
