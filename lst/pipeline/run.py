@@ -1,4 +1,4 @@
-"""Running a recipe: each stage is made if its content id is not what lies in its directory, and left alone otherwise."""
+"""Running a recipe: a stage is made if its content id is not what lies in its directory, else left alone."""
 
 import json
 import time
