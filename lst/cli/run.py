@@ -56,12 +56,8 @@ def run(
         on_stage=announce,
     )
     computed = [item.name for item in runs if item.computed]
-    console.print(
-        f"{len(computed)} of {len(runs)} stages made ({', '.join(computed)})"
-        if computed
-        else "Nothing to do: all made.",
-        markup=False,
-    )
+    made = f"{len(computed)} of {len(runs)} stages made: {', '.join(computed)}" if computed else "Nothing to do."
+    console.print(made, markup=False)
     from lst.pipeline.summary import run_summary, summary_rows, write_report
 
     complete = not only

@@ -85,7 +85,7 @@ def run_recipe(
     """Make whatever is not made yet, in order, below `out`. Raises LstError, after which a repeated call continues."""
     with explain_os_errors(f"creating {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    _check_ours(out)
+    _claim(out, recipe)
     runs: dict[str, StageRun] = {}
     for name in recipe.needed_for(list(only) or recipe.stages):
         node = recipe.stages[name]
@@ -101,7 +101,7 @@ def run_recipe(
             with open_progress(name) as progress:
                 manifest = _make(node, inputs, out, workers, progress)
         runs[name] = StageRun(name, manifest, computed, time.monotonic() - start, state.reasons)
-        _record(out, recipe, runs[name])
+        _record(out, runs[name])
     return list(runs.values())
 
 
@@ -132,9 +132,8 @@ def _state(node: StageNode, spec: StageSpec, out: Path) -> StageState:
     before = identity_of(old)
     after = spec.identity
     # What a stage learns while it runs (a model's own fingerprint) is in the manifest, never in the plan.
-    before["fingerprints"] = {
-        key: value for key, value in before["fingerprints"].items() if key in after["fingerprints"]
-    }
+    planned = after["fingerprints"]
+    before["fingerprints"] = {key: value for key, value in before["fingerprints"].items() if key in planned}
     return StageState(node.name, "changed", [_reason(node, *item) for item in differences(before, after)])
 
 
@@ -166,11 +165,15 @@ def _load_existing(directory: Path) -> Manifest | None:
         return None
 
 
-def _check_ours(out: Path) -> None:
-    if any(out.iterdir()) and not (out / RUN_FILE).is_file():
+def _claim(out: Path, recipe: Recipe) -> None:
+    """Mark `out` as ours; refuse a directory with something else in it."""
+    if (out / RUN_FILE).is_file():
+        return
+    if any(out.iterdir()):
         raise LstError(
             f"{out} is not empty and was not made by lst run.", hint="It is left untouched: choose another --out."
         )
+    write_json(out / RUN_FILE, {"recipe": recipe.name, "stages": {}})
 
 
 def read_runs(out: Path) -> dict[str, Any]:
@@ -182,17 +185,11 @@ def read_runs(out: Path) -> dict[str, Any]:
     return body
 
 
-def _record(out: Path, recipe: Recipe, run: StageRun) -> None:
+def _record(out: Path, run: StageRun) -> None:
     body = read_runs(out)
-    body["recipe"] = recipe.name
     if run.computed or run.name not in body["stages"]:
-        body["stages"][run.name] = {
-            "id": run.manifest.id,
-            "seconds": round(run.seconds, 2),
-            "peak_mb": peak_memory_mb(),
-        }
-        write_json(out / RUN_FILE, body)
-    elif not (out / RUN_FILE).is_file():
+        entry = {"id": run.manifest.id, "seconds": round(run.seconds, 2), "peak_mb": peak_memory_mb()}
+        body["stages"][run.name] = entry
         write_json(out / RUN_FILE, body)
 
 
