@@ -1,7 +1,9 @@
 # Two commands do everything on a fresh machine with Python 3.11 or 3.12, git and make: `make demo` and `make test`.
 # All software goes into .venv, from the lock file; uv itself too, if the machine has none.
 
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first Python that starts and is 3.11 or 3.12 (a name on PATH may be a shim for a version that is not there).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 UV := $(shell command -v uv 2>/dev/null)
 ifeq ($(UV),)
 UV := .uv/bin/uv
@@ -17,6 +19,7 @@ help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ —/'
 
 .uv/bin/uv:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or give make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
 

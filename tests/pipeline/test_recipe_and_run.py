@@ -1,0 +1,145 @@
+"""Recipes are checked to the key; a run makes what changed and nothing else, and says why."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lst.errors import LstError, UsageError
+from lst.manifest import Progress
+from lst.pipeline import kinds
+from lst.pipeline.recipe import load_recipe
+from lst.pipeline.run import plan_recipe, read_runs, run_recipe
+from tests.pipeline import toy
+
+RECIPE = """
+name: toy
+seed: 5
+stages:
+  sum: {stage: add, inputs: {right: three}}
+  one: {stage: read, source: numbers}
+  three: {stage: read, source: numbers, scale: 3}
+"""
+
+
+@pytest.fixture(autouse=True)
+def toy_kinds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kinds, "KINDS", toy.TOY_KINDS)
+    toy.MADE.clear()
+    (tmp_path / "numbers").write_text("1 2")
+    (tmp_path / "toy.yaml").write_text(RECIPE)
+
+
+@contextlib.contextmanager
+def silent(title: str) -> Iterator[Progress]:
+    yield lambda done, total, unit: None
+
+
+def run(tmp_path: Path, *changes: str, only: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Run the toy recipe; returns the reasons of the stages that were made."""
+    runs = run_recipe(load_recipe(tmp_path / "toy.yaml", changes), tmp_path / "out", only=only, open_progress=silent)
+    return {item.name: item.reasons for item in runs if item.computed}
+
+
+def test_a_run_makes_only_what_changed_and_says_which_key(tmp_path: Path) -> None:
+    assert list(run(tmp_path)) == ["one", "three", "sum"]
+    assert run(tmp_path) == {}
+    assert run(tmp_path, "three.scale=4") == {
+        "three": ["scale: 3 -> 4"],
+        "sum": ["its input three has changed"],
+    }
+    assert run(tmp_path, "three.scale=4", "sum.inner.rate=0.5") == {"sum": ["inner.rate: 1.0 -> 0.5"]}
+    (tmp_path / "numbers").write_text("1 2 3")
+    assert run(tmp_path, "three.scale=4", "sum.inner.rate=0.5")["one"] == ["the source numbers has changed"]
+    assert toy.MADE == ["one", "three", "sum", "three", "sum", "sum", "one", "three", "sum"]
+
+
+def test_the_seed_of_the_recipe_reaches_the_stages_that_have_one(tmp_path: Path) -> None:
+    recipe = load_recipe(tmp_path / "toy.yaml")
+    assert recipe.stages["sum"].config.seed == 5
+    assert load_recipe(tmp_path / "toy.yaml", ["seed=6"]).stages["sum"].config.seed == 6
+    assert load_recipe(tmp_path / "toy.yaml", ["sum.seed=7"]).stages["sum"].config.seed == 7
+
+
+def test_the_plan_is_what_the_run_does_and_writes_nothing(tmp_path: Path) -> None:
+    recipe = load_recipe(tmp_path / "toy.yaml")
+    states = {state.name: state.state for state in plan_recipe(recipe, tmp_path / "out")}
+    assert states == {"one": "new", "three": "new", "sum": "waits"}
+    assert not (tmp_path / "out").exists()
+    run(tmp_path)
+    assert {state.state for state in plan_recipe(recipe, tmp_path / "out")} == {"made"}
+    changed = load_recipe(tmp_path / "toy.yaml", ["three.scale=9", "sum.offset=1"])
+    plan = {state.name: state for state in plan_recipe(changed, tmp_path / "out")}
+    assert plan["one"].state == "made"
+    assert plan["three"].reasons == ["scale: 3 -> 9"]
+    assert plan["sum"].reasons == ["three comes first", "offset: 0 -> 1"]
+
+
+def test_only_runs_a_stage_and_what_it_needs(tmp_path: Path) -> None:
+    assert list(run(tmp_path, only=("three",))) == ["three"]
+    with pytest.raises(UsageError, match="no stage 'thre'.*'three'"):
+        run(tmp_path, only=("thre",))
+
+
+def test_a_failed_stage_loses_nothing_made_before(tmp_path: Path) -> None:
+    with pytest.raises(LstError, match="It failed"):
+        run(tmp_path, "sum.fail=true")
+    assert set(read_runs(tmp_path / "out")["stages"]) == {"one", "three"}
+    assert list(run(tmp_path)) == ["sum"]
+
+
+def test_a_damaged_stage_is_made_again(tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "out" / "one" / "manifest.json").write_text("{")
+    assert list(run(tmp_path)) == ["one"]
+
+
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    with pytest.raises(LstError, match="not made by lst run"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RECIPE.replace("scale: 3", "scael: 3"), r"toy.yaml: stages\.three\.scael: unknown key\. Did you mean 'scale'"),
+        (RECIPE.replace("scale: 3", "scale: much"), r"stages\.three\.scale: .*integer.*'much'"),
+        (RECIPE.replace("right: three", "rihgt: three"), r"stages\.sum\.inputs\.rihgt: add has no such input"),
+        (RECIPE.replace("right: three", "right: four"), r"stages\.sum\.inputs\.right: the recipe has no stage 'four'"),
+        (RECIPE.replace("stage: add", "stage: ad"), r"stages\.sum\.stage: no kind of stage is called 'ad'.*'add'"),
+        (RECIPE.replace(", scale: 3", ", scale: 3, scale: 4"), "line 7: 'scale' stands here twice"),
+        (RECIPE.replace("source: numbers,", ""), r"stages\.three\.source: the path"),
+        (RECIPE.replace("seed: 5", "sede: 5"), "unknown key 'sede'. Did you mean 'seed'"),
+        (RECIPE.replace("{right: three}", "{right: three, left: sum}"), "wait for each other"),
+        ("[1, 2]", "a mapping"),
+        ("a: [", "not valid YAML"),
+        ("name: x", "stages: a mapping"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "toy.yaml").write_text(text)
+    with pytest.raises(LstError, match=message):
+        load_recipe(tmp_path / "toy.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("three.scael=1", "Did you mean 'scale'"),
+        ("thre.scale=1", "Did you mean 'three'"),
+        ("three", "not KEY=VALUE"),
+        ("three=1", "three.KEY=VALUE"),
+        ("sum.inner.rat=1", r"sum\.inner\.rat: unknown key. Did you mean 'rate'"),
+    ],
+)
+def test_a_mistake_in_an_override_is_named(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(LstError, match=message):
+        load_recipe(tmp_path / "toy.yaml", [change])
+
+
+def test_a_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(LstError, match="does not exist"):
+        load_recipe(tmp_path / "none.yaml")

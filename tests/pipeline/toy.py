@@ -1,0 +1,64 @@
+"""Three toy kinds of stage for the runner's tests: numbers are read from a file, added up, and multiplied."""
+
+from pathlib import Path
+from typing import Any
+
+from lst.config import StageConfig
+from lst.errors import LstError
+from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, sha256_file
+from lst.pipeline.kinds import StageKind
+
+MADE: list[str] = []
+"""Names of the stages that really ran."""
+
+
+class Inner(StageConfig):
+    rate: float = 1.0
+
+
+class ReadConfig(StageConfig):
+    scale: int = 1
+
+
+class AddConfig(StageConfig):
+    offset: int = 0
+    seed: int = 0
+    fail: bool = False
+    inner: Inner = Inner()
+
+
+def read_spec(source: Path, config: ReadConfig) -> StageSpec:
+    if not source.is_file():
+        raise LstError(f"{source} does not exist.")
+    return StageSpec("lst.eval/1", "read", 1, config.as_json(), files={"numbers": sha256_file(source)})
+
+
+def read(source: Path, out: Path, config: ReadConfig, *, workers: int, progress: Progress, force: bool) -> Manifest:
+    value = sum(map(int, source.read_text().split())) * config.scale
+    return _build(out, read_spec(source, config), value, force)
+
+
+def add_spec(left: Manifest, right: Manifest, config: AddConfig) -> StageSpec:
+    return StageSpec("lst.eval/1", "add", 1, config.as_json(), {"left": left, "right": right})
+
+
+def add(left: Manifest, right: Manifest, out: Path, config: AddConfig, **options: Any) -> Manifest:
+    if config.fail:
+        raise LstError("It failed.")
+    value = left.totals["value"] + right.totals["value"] + config.offset
+    options["progress"](1, 1, "sums")
+    return _build(out, add_spec(left, right, config), value, options["force"])
+
+
+def _build(out: Path, spec: StageSpec, value: float, force: bool) -> Manifest:
+    def make(directory: Path) -> DirectoryResult:
+        MADE.append(out.name)
+        return DirectoryResult([], {"value": value})
+
+    return build_directory(out, spec, make, force=force)
+
+
+TOY_KINDS = {
+    "read": StageKind("tests.pipeline.toy", "ReadConfig", "read_spec", "read", needs_source=True),
+    "add": StageKind("tests.pipeline.toy", "AddConfig", "add_spec", "add", {"left": "one", "right": "two"}),
+}
