@@ -78,7 +78,7 @@ def test_the_plan_is_what_the_run_does_and_writes_nothing(tmp_path: Path) -> Non
 
 def test_only_runs_a_stage_and_what_it_needs(tmp_path: Path) -> None:
     assert list(run(tmp_path, only=("three",))) == ["three"]
-    with pytest.raises(UsageError, match="no stage 'thre'.*'three'"):
+    with pytest.raises(UsageError, match=r"no stage 'thre'.*'three'"):
         run(tmp_path, only=("thre",))
 
 
