@@ -1,0 +1,35 @@
+"""Run every benchmark of this directory, each in a process of its own, and print their JSON lines.
+
+    python -m benchmarks            # all
+    python -m benchmarks cli units  # some
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Returns the number of benchmarks that failed."""
+    here = Path(__file__).resolve().parent
+    known = sorted(path.stem for path in here.glob("*.py") if not path.stem.startswith("_"))
+    chosen = sys.argv[1:] or known
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        sys.stderr.write(f"No benchmark {', '.join(unknown)}; there are {', '.join(known)}.\n")
+        return 2
+    load = os.getloadavg()[0]
+    print(json.dumps({"bench": "machine", "cores": len(os.sched_getaffinity(0)), "load_1min": round(load, 2)}), flush=True)
+    failed = 0
+    for name in chosen:
+        result = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=here.parent, check=False)
+        if result.returncode:
+            failed += 1
+            print(json.dumps({"bench": name, "failed": result.returncode}), flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

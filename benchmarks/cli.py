@@ -1,0 +1,67 @@
+"""How long the command line takes to start, against an empty Typer application, in turns so that load hits both."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+EMPTY_APP = """
+import typer
+app = typer.Typer()
+
+@app.callback(invoke_without_command=True)
+def nothing(): ...
+
+@app.command()
+def one(): ...
+
+@app.command()
+def two(): ...
+
+app()
+"""
+ROUNDS = 15
+
+
+def seconds(command: list[str]) -> float:
+    """Wall time of one run of `command`, which must succeed."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print one line per command."""
+    from lst.manifest import DirectoryResult, StageSpec, build_directory
+
+    with tempfile.TemporaryDirectory() as scratch:
+        empty = Path(scratch) / "empty.py"
+        empty.write_text(EMPTY_APP)
+        build_directory(Path(scratch) / "made", StageSpec("lst.eval/1", "bench", 1, {}), lambda _: DirectoryResult([]))
+        lst = [sys.executable, "-m", "lst"]
+        commands = {
+            "empty": [sys.executable, str(empty), "--help"],
+            "lst --help": [*lst, "--help"],
+            "lst manifest show": [*lst, "manifest", "show", str(Path(scratch) / "made")],
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(ROUNDS):
+            for name, command in commands.items():
+                times[name].append(seconds(command))
+    empty_seconds = statistics.median(times.pop("empty"))
+    for name, values in times.items():
+        line = {
+            "bench": f"cli: {name}",
+            "seconds": round(statistics.median(values), 3),
+            "empty_typer_seconds": round(empty_seconds, 3),
+            "ratio": round(statistics.median(values) / empty_seconds, 2),
+            "goal": "<= 1.3",
+        }
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
