@@ -58,16 +58,22 @@ class Example:
 class PatchingConfig(StageConfig):
     """How speech spans are patched during training. Inference is static (or none): no aligner is needed."""
 
-    mode: PatchingMode = Field("static", description="none, static, aligned, mixed, curriculum, or the bpe baseline")
-    size: int = Field(4, ge=1, le=64, description="units per static patch (the paper's p = 4; ablations 6, 9)")
-    unit: Literal["word", "bpe"] = Field("word", description="what an aligned patch spans: words or BPE pieces")
-    silence: Literal["separate", "merged"] = Field(
-        "separate", description="aligned: silence is a patch of its own, or joins the word before it"
+    mode: PatchingMode = Field(
+        default="static", description="none, static, aligned, mixed, curriculum, or the bpe baseline"
     )
-    mix: float = Field(0.5, ge=0.0, le=1.0, description="mixed: probability that a sequence is aligned")
-    tau1: float = Field(1 / 3, ge=0.0, le=1.0, description="curriculum: share of training after which P(u) falls")
-    tau2: float = Field(2 / 3, ge=0.0, le=1.0, description="curriculum: share of training at which P(u) is 0")
-    perturb: int = Field(0, ge=0, le=4, description="move aligned boundaries at random by up to so many 40 ms frames")
+    size: int = Field(default=4, ge=1, le=64, description="units per static patch (the paper's p = 4; ablations 6, 9)")
+    unit: Literal["word", "bpe"] = Field(default="word", description="what an aligned patch spans: words or BPE pieces")
+    silence: Literal["separate", "merged"] = Field(
+        default="separate", description="aligned: silence is a patch of its own, or joins the word before it"
+    )
+    mix: float = Field(default=0.5, ge=0.0, le=1.0, description="mixed: probability that a sequence is aligned")
+    tau1: float = Field(
+        default=1 / 3, ge=0.0, le=1.0, description="curriculum: share of training after which P(u) falls"
+    )
+    tau2: float = Field(default=2 / 3, ge=0.0, le=1.0, description="curriculum: share of training at which P(u) is 0")
+    perturb: int = Field(
+        default=0, ge=0, le=4, description="move aligned boundaries at random by up to so many 40 ms frames"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "PatchingConfig":
@@ -139,24 +145,19 @@ def aligned_boundaries(
     return np.concatenate(([0], inner, [num_units])).astype(np.int32)
 
 
-def piece_cuts(starts: IntArray, ends: IntArray, spans: IntArray, weights: NDArray[np.float64]) -> IntArray:
+def piece_cuts(starts: IntArray, ends: IntArray, counts: IntArray, weights: NDArray[np.float64]) -> IntArray:
     """Boundaries between the BPE pieces of each word, in frames.
 
     Forced alignment knows words only, so a word's frames are shared among its pieces in proportion to their weight
-    (characters). `starts`, `ends` (w,): word frames; `spans` (w, 2): half-open token ranges per word, contiguous;
-    `weights` (m,): of the tokens spans[0,0] .. spans[-1,1]-1. A piece that rounds to no frame joins its neighbour.
+    (characters). `starts`, `ends` (w,): word frames; `counts` (w,): pieces per word, sum m; `weights` (m,): of the
+    pieces, in order. A piece that rounds to no frame joins its neighbour.
     """
-    if len(starts) == 0 or len(weights) == 0:
+    if len(weights) == 0:
         return np.empty(0, dtype=np.int32)
-    counts = spans[:, 1] - spans[:, 0]
     word = np.repeat(np.arange(len(starts)), counts)
-    heavy = np.maximum(weights, 1e-6)
-    total = np.cumsum(heavy)
-    first = (spans[:, 0] - spans[0, 0])[counts > 0]
-    before = np.zeros(len(starts))
-    before[counts > 0] = total[first] - heavy[first]
-    sums = np.bincount(word, weights=heavy, minlength=len(starts))
-    share = (total - before[word]) / sums[word]
+    weights = np.maximum(weights, 1e-6)
+    sums = np.bincount(word, weights=weights, minlength=len(starts))
+    share = (np.cumsum(weights) - (np.cumsum(sums) - sums)[word]) / sums[word]
     frames = starts[word] + np.rint(share * (ends - starts)[word])
     return frames.astype(np.int32)
 

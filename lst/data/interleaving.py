@@ -1,0 +1,339 @@
+"""From an aligned utterance to a document of alternating speech and text (paper, section 3; `docs/interleaving.md`).
+
+Layouts, `<end>` closing every document so that stopping is learnt:
+
+    interleaved   <s> units <t> text <s> units ... <end>        either modality may come first
+    speech        <s> units <end>
+    transcript    <t> text <end>
+    text          <t> text <end>                                documents of a text manifest
+    asr           <s> units <asr> text <end>                    loss on text and <end>
+    tts           <t> text <tts> units <end>                    loss on units and <end>
+
+The units of a speech span are those of its words and of **every silence that touches one of them**: the span reaches
+from the end of the last text word before it to the start of the first text word after it. As modalities alternate, a
+silence between two spans touches just one spoken word, so no unit occurs twice; silence inside a text span is dropped.
+
+A document is planned first (which spans, which patches: enough to pack it) and built when it is needed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from lst.config import StageConfig
+from lst.data.patching import BoolArray, Example, IntArray, PatchingConfig, PatchKind, patch_span, piece_cuts
+from lst.data.random import generator, uniforms
+from lst.data.vocabulary import Vocabulary
+from lst.errors import LstError
+
+Task = Literal["interleaved", "speech", "transcript", "asr", "tts"]
+"""What an utterance becomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A row of `lst.pairs/1` as arrays: u units, w words, m text tokens.
+
+    `units` (u,) uint16; `starts`, `ends` (w,) int32: words in frames, end exclusive, sorted, not overlapping;
+    `tokens` (m,) int32; `token_starts`, `token_ends` (w,) int32: each word's range of tokens, tiling 0..m.
+    """
+
+    id: str
+    units: NDArray[np.uint16]
+    starts: IntArray
+    ends: IntArray
+    tokens: IntArray
+    token_starts: IntArray
+    token_ends: IntArray
+
+    @property
+    def num_words(self) -> int:
+        return len(self.starts)
+
+    def unit_range(self, first: int, last: int) -> tuple[int, int]:
+        """Units of the spoken words first..last-1 and of the silence on both sides of them."""
+        start = int(self.ends[first - 1]) if first else 0
+        stop = int(self.starts[last]) if last < len(self.starts) else len(self.units)
+        return start, stop
+
+    def token_range(self, first: int, last: int) -> tuple[int, int]:
+        """Text tokens of the words first..last-1."""
+        return int(self.token_starts[first]), int(self.token_ends[last - 1])
+
+
+class SpanConfig(StageConfig):
+    """How long the spans of an interleaved document are, in words.
+
+    Each text span has a uniformly drawn number of words, each speech span about `speech_ratio` times the number drawn
+    for the text span beside it, rounded at random. A short utterance caps the draw at two thirds of its words, so that
+    whatever has two words has both modalities.
+    """
+
+    min_text_words: int = Field(default=4, ge=1, description="shortest text span, in words")
+    max_text_words: int = Field(default=16, ge=1, description="longest text span, in words")
+    speech_ratio: float = Field(
+        default=0.5, gt=0, le=4, description="speech span relative to text span, in words (paper: 1/2)"
+    )
+    speech_only: float = Field(
+        default=0.0, ge=0, le=1, description="share of utterances that stay speech from end to end"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "SpanConfig":
+        if self.max_text_words < self.min_text_words:
+            raise ValueError(f"max_text_words ({self.max_text_words}) is below min_text_words ({self.min_text_words})")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class WordSpan:
+    """Words `first`..`last`-1 as speech or as text."""
+
+    speech: bool
+    first: int
+    last: int
+
+
+def draw_spans(num_words: int, config: SpanConfig, seed: int, epoch: int, row_id: str) -> list[WordSpan]:
+    """Cut the words of an utterance into alternating spans: a pure function of (seed, epoch, row id)."""
+    cap = max(1, -(-2 * num_words // 3))
+    low, high = min(config.min_text_words, cap), min(config.max_text_words, cap)
+    cycles = 1 + num_words // (low + 1)
+    all_speech, first_modality, *draws = uniforms(2 + 2 * cycles, "spans", seed, epoch, row_id)
+    if all_speech < config.speech_only or num_words == 0:
+        return [WordSpan(True, 0, num_words)]
+    speech_first = first_modality < 0.5
+    spans = []
+    start = 0
+    for cycle in range(cycles):
+        text = low + int(draws[2 * cycle] * (high - low + 1))
+        speech = max(1, int(text * config.speech_ratio + draws[2 * cycle + 1]))
+        for is_speech in (speech_first, not speech_first):
+            stop = min(num_words, start + (speech if is_speech else text))
+            if stop > start:
+                spans.append(WordSpan(is_speech, start, stop))
+            start = stop
+    return spans
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a document: ids, and their patches (None: every token is a closed patch of its own).
+
+    `ids`: vocabulary ids of text or controls, or units (0-based) where `kind` is "speech". `target`: whether its tokens
+    are prediction targets.
+    """
+
+    kind: Literal["control", "text", "speech"]
+    ids: NDArray[Any]
+    lengths: IntArray | None = None
+    closed: BoolArray | None = None
+    target: bool = True
+
+    @property
+    def patches(self) -> int:
+        return len(self.ids) if self.lengths is None else len(self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A document before it is built: enough to pack it and to count what is in it.
+
+    `tokens` = `units` + `text_tokens` + controls; `global_units` = patches of all kinds, at most `limit`.
+    """
+
+    id: str
+    segments: tuple[Segment, ...]
+    vocabulary: Vocabulary
+    limit: int | None
+    tokens: int
+    units: int
+    text_tokens: int
+    patches: int
+    speech_patches: int
+
+    @property
+    def global_units(self) -> int:
+        """The document's length for the global transformer."""
+        return self.patches if self.limit is None else min(self.patches, self.limit)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether building it drops its end, to fit `limit`."""
+        return self.limit is not None and self.patches > self.limit
+
+    def build(self) -> Example:
+        """Lay the document out as ids, patch lengths and masks."""
+        unit_offset = np.int32(self.vocabulary.unit_offset)
+        tokens = [
+            part.ids.astype(np.int32) + unit_offset if part.kind == "speech" else part.ids for part in self.segments
+        ]
+        lengths, closed = [], []
+        for part in self.segments:
+            if part.lengths is None or part.closed is None:
+                lengths.append(np.ones(len(part.ids), dtype=np.int32))
+                closed.append(np.ones(len(part.ids), dtype=np.bool_))
+            else:
+                lengths.append(part.lengths)
+                closed.append(part.closed)
+        mask = np.repeat([part.target for part in self.segments], [len(part.ids) for part in self.segments])
+        mask[:1] = False  # nothing comes before it that could predict it
+        example = Example(
+            tokens=np.concatenate(tokens).astype(np.int32, copy=False),
+            patch_lengths=np.concatenate(lengths),
+            closed=np.concatenate(closed),
+            loss_mask=mask.astype(np.bool_, copy=False),
+            id=self.id,
+        )
+        return truncate(example, self.limit) if self.truncated and self.limit is not None else example
+
+
+def truncate(example: Example, limit: int) -> Example:
+    """The first `limit` patches of a document. It ends without `<end>`: what was cut off had not ended."""
+    tokens = int(example.patch_lengths[:limit].sum())
+    return Example(
+        tokens=example.tokens[:tokens],
+        patch_lengths=example.patch_lengths[:limit],
+        closed=example.closed[:limit],
+        loss_mask=example.loss_mask[:tokens],
+        id=example.id,
+    )
+
+
+class DocumentMaker:
+    """Turns utterances and texts into planned documents for one vocabulary and one patching.
+
+    `piece_weights` (text_size,): characters per text piece, needed by `PatchingConfig(unit="bpe")` only.
+    `encode_units`: units -> ids of a unit BPE, needed by the `bpe` baseline only; the vocabulary then counts those ids
+    as its units. `limit`: longest document in global units; what is longer loses its end (`Plan.truncated`).
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        patching: PatchingConfig | None = None,
+        spans: SpanConfig | None = None,
+        *,
+        seed: int = 0,
+        limit: int | None = None,
+        piece_weights: NDArray[np.float64] | None = None,
+        encode_units: Callable[[NDArray[np.uint16]], NDArray[np.int32]] | None = None,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.patching = patching or PatchingConfig()
+        self.spans = spans or SpanConfig()
+        self.seed = seed
+        self.limit = limit
+        self.piece_weights = piece_weights
+        self.encode_units = encode_units
+        if self.patching.needs_alignment and self.patching.unit == "bpe" and piece_weights is None:
+            raise LstError("Patches along BPE pieces need the lengths of the text tokenizer's pieces.")
+        if limit is not None and limit < 8:
+            raise LstError(f"A row of {limit} global units holds no document.", hint="Use a budget of at least 8.")
+        if (self.patching.mode == "bpe") != (encode_units is not None):
+            raise LstError("patching.mode bpe and a unit BPE model come together: give both or neither.")
+        names = ("text_marker", "speech_marker", "end", "asr", "tts")
+        ids = {name: np.array([getattr(vocabulary, name)], dtype=np.int32) for name in names}
+        self._control = {name: Segment("control", value) for name, value in ids.items()}
+        self._silent_control = {name: Segment("control", value, target=False) for name, value in ids.items()}
+
+    def utterance(self, task: Task, row: Utterance, *, epoch: int = 0, aligned_probability: float = 0.0) -> Plan:
+        """Plan an utterance for `task`: a pure function of (seed, epoch, row id, P(u)).
+
+        `aligned_probability`: P(u) from `PatchingConfig.aligned_probability`.
+        """
+        kind = self._kind(row.id, epoch, aligned_probability)
+        control, silent = self._control, self._silent_control
+        words = row.num_words
+        if task == "interleaved":
+            parts: list[Segment] = []
+            for span in draw_spans(words, self.spans, self.seed, epoch, row.id):
+                if span.speech:
+                    parts += (control["speech_marker"], self._speech(row, span.first, span.last, kind, epoch))
+                else:
+                    parts += (control["text_marker"], _text(row, span.first, span.last))
+            return self._plan(row.id, [*parts, control["end"]])
+        if task == "speech":
+            return self._plan(
+                row.id, [control["speech_marker"], self._speech(row, 0, words, kind, epoch), control["end"]]
+            )
+        if task == "transcript":
+            return self._plan(row.id, [control["text_marker"], _text(row, 0, words), control["end"]])
+        if task == "asr":
+            speech = self._speech(row, 0, words, kind, epoch, target=False)
+            parts = [silent["speech_marker"], speech, silent["asr"], _text(row, 0, words), control["end"]]
+            return self._plan(row.id, parts)
+        text = _text(row, 0, words, target=False)
+        parts = [silent["text_marker"], text, silent["tts"], self._speech(row, 0, words, kind, epoch), control["end"]]
+        return self._plan(row.id, parts)
+
+    def pieces_of_text(self, num_tokens: int) -> int:
+        """How many documents a text of `num_tokens` makes: none if empty, several if it is longer than `limit`."""
+        if self.limit is None:
+            return min(1, num_tokens)
+        return -(-num_tokens // (self.limit - 2))
+
+    def text(self, row_id: str, tokens: IntArray, piece: int = 0) -> Plan:
+        """Plan piece `piece` of a text `(m,)`. Every piece opens with `<t>`; only the last one closes with `<end>`."""
+        last = piece == self.pieces_of_text(len(tokens)) - 1
+        if self.limit is not None:
+            width = self.limit - 2
+            tokens = tokens[piece * width : (piece + 1) * width]
+        parts = [self._control["text_marker"], Segment("text", tokens)]
+        return self._plan(row_id, [*parts, self._control["end"]] if last else parts)
+
+    def _kind(self, row_id: str, epoch: int, probability: float) -> PatchKind:
+        if not 0.0 < probability < 1.0:
+            return self.patching.kind(probability, 0.5)
+        return self.patching.kind(probability, uniforms(1, "patching", self.seed, epoch, row_id)[0])
+
+    def _speech(
+        self, row: Utterance, first: int, last: int, kind: PatchKind, epoch: int, *, target: bool = True
+    ) -> Segment:
+        start, stop = row.unit_range(first, last)
+        units = row.units[start:stop]
+        if self.encode_units is not None:
+            return Segment("speech", self.encode_units(units), target=target)
+        if kind == "none":
+            return Segment("speech", units, target=target)
+        if kind == "static":
+            lengths, closed = patch_span(kind, len(units), self.patching, starts=_NONE, ends=_NONE)
+            return Segment("speech", units, lengths, closed, target)
+        starts, ends = row.starts[first:last] - np.int32(start), row.ends[first:last] - np.int32(start)
+        cuts = None
+        if self.patching.unit == "bpe" and self.piece_weights is not None and last > first:
+            low, high = row.token_range(first, last)
+            weights = self.piece_weights[row.tokens[low:high]]
+            cuts = piece_cuts(starts, ends, row.token_ends[first:last] - row.token_starts[first:last], weights)
+        rng = generator("perturb", self.seed, epoch, row.id, first) if self.patching.perturb else None
+        lengths, closed = patch_span(kind, len(units), self.patching, starts=starts, ends=ends, cuts=cuts, rng=rng)
+        return Segment("speech", units, lengths, closed, target)
+
+    def _plan(self, row_id: str, parts: Sequence[Segment]) -> Plan:
+        tokens = units = text_tokens = patches = speech_patches = 0
+        for part in parts:
+            count = len(part.ids)
+            tokens += count
+            patches += part.patches
+            if part.kind == "speech":
+                units += count
+                speech_patches += part.patches
+            elif part.kind == "text":
+                text_tokens += count
+        return Plan(
+            row_id, tuple(parts), self.vocabulary, self.limit, tokens, units, text_tokens, patches, speech_patches
+        )
+
+
+_NONE: IntArray = np.empty(0, dtype=np.int32)
+
+
+def _text(row: Utterance, first: int, last: int, *, target: bool = True) -> Segment:
+    if first >= last:
+        return Segment("text", _NONE, target=target)
+    start, stop = row.token_range(first, last)
+    return Segment("text", row.tokens[start:stop], target=target)
