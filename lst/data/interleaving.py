@@ -125,7 +125,7 @@ class Segment:
     """A stretch of a document: ids, and their patches (None: every token is a closed patch of its own).
 
     `ids`: vocabulary ids of text or controls, or units (0-based) where `kind` is "speech". `target`: whether its tokens
-    are prediction targets.
+    are prediction targets. `frames`: the speech units it stands for (with a unit BPE more than there are ids).
     """
 
     kind: Literal["control", "text", "speech"]
@@ -133,6 +133,7 @@ class Segment:
     lengths: IntArray | None = None
     closed: BoolArray | None = None
     target: bool = True
+    frames: int = 0
 
     @property
     def patches(self) -> int:
@@ -143,37 +144,26 @@ class Segment:
 class Plan:
     """A document before it is built: enough to pack it and to count what is in it.
 
-    `tokens` = `units` + `text_tokens` + controls; `global_units` = patches of all kinds, at most `limit`.
+    `tokens`: ids, controls included; `units`: 25 Hz speech units behind them; `text_tokens`: text pieces;
+    `global_units`: patches of all kinds, the document's length for the global transformer; `truncated`: whether its
+    end was dropped to fit a row.
     """
 
     id: str
     segments: tuple[Segment, ...]
-    vocabulary: Vocabulary
-    limit: int | None
+    unit_offset: int
     tokens: int
     units: int
     text_tokens: int
-    patches: int
+    global_units: int
     speech_patches: int
-
-    @property
-    def global_units(self) -> int:
-        """The document's length for the global transformer."""
-        return self.patches if self.limit is None else min(self.patches, self.limit)
-
-    @property
-    def truncated(self) -> bool:
-        """Whether building it drops its end, to fit `limit`."""
-        return self.limit is not None and self.patches > self.limit
+    truncated: bool
 
     def build(self) -> Example:
         """Lay the document out as ids, patch lengths and masks."""
-        unit_offset = np.int32(self.vocabulary.unit_offset)
-        tokens = [
-            part.ids.astype(np.int32) + unit_offset if part.kind == "speech" else part.ids for part in self.segments
-        ]
-        lengths, closed = [], []
+        tokens, lengths, closed = [], [], []
         for part in self.segments:
+            tokens.append(part.ids.astype(np.int32) + self.unit_offset if part.kind == "speech" else part.ids)
             if part.lengths is None or part.closed is None:
                 lengths.append(np.ones(len(part.ids), dtype=np.int32))
                 closed.append(np.ones(len(part.ids), dtype=np.bool_))
@@ -182,26 +172,13 @@ class Plan:
                 closed.append(part.closed)
         mask = np.repeat([part.target for part in self.segments], [len(part.ids) for part in self.segments])
         mask[:1] = False  # nothing comes before it that could predict it
-        example = Example(
+        return Example(
             tokens=np.concatenate(tokens).astype(np.int32, copy=False),
             patch_lengths=np.concatenate(lengths),
             closed=np.concatenate(closed),
             loss_mask=mask.astype(np.bool_, copy=False),
             id=self.id,
         )
-        return truncate(example, self.limit) if self.truncated and self.limit is not None else example
-
-
-def truncate(example: Example, limit: int) -> Example:
-    """The first `limit` patches of a document. It ends without `<end>`: what was cut off had not ended."""
-    tokens = int(example.patch_lengths[:limit].sum())
-    return Example(
-        tokens=example.tokens[:tokens],
-        patch_lengths=example.patch_lengths[:limit],
-        closed=example.closed[:limit],
-        loss_mask=example.loss_mask[:tokens],
-        id=example.id,
-    )
 
 
 class DocumentMaker:
@@ -297,12 +274,12 @@ class DocumentMaker:
         start, stop = row.unit_range(first, last)
         units = row.units[start:stop]
         if self.encode_units is not None:
-            return Segment("speech", self.encode_units(units), target=target)
+            return Segment("speech", self.encode_units(units), target=target, frames=len(units))
         if kind == "none":
-            return Segment("speech", units, target=target)
+            return Segment("speech", units, target=target, frames=len(units))
         if kind == "static":
             lengths, closed = patch_span(kind, len(units), self.patching, starts=_NONE, ends=_NONE)
-            return Segment("speech", units, lengths, closed, target)
+            return Segment("speech", units, lengths, closed, target, len(units))
         starts, ends = row.starts[first:last] - np.int32(start), row.ends[first:last] - np.int32(start)
         cuts = None
         if self.patching.unit == "bpe" and self.piece_weights is not None and last > first:
@@ -311,22 +288,24 @@ class DocumentMaker:
             cuts = piece_cuts(starts, ends, row.token_ends[first:last] - row.token_starts[first:last], weights)
         rng = generator("perturb", self.seed, epoch, row.id, first) if self.patching.perturb else None
         lengths, closed = patch_span(kind, len(units), self.patching, starts=starts, ends=ends, cuts=cuts, rng=rng)
-        return Segment("speech", units, lengths, closed, target)
+        return Segment("speech", units, lengths, closed, target, len(units))
 
     def _plan(self, row_id: str, parts: Sequence[Segment]) -> Plan:
-        tokens = units = text_tokens = patches = speech_patches = 0
+        patches = sum(part.patches for part in parts)
+        truncated = self.limit is not None and patches > self.limit
+        if truncated and self.limit is not None:
+            parts = _truncate(parts, self.limit)
+            patches = self.limit
+        tokens = units = text_tokens = speech_patches = 0
         for part in parts:
-            count = len(part.ids)
-            tokens += count
-            patches += part.patches
+            tokens += len(part.ids)
             if part.kind == "speech":
-                units += count
+                units += part.frames
                 speech_patches += part.patches
             elif part.kind == "text":
-                text_tokens += count
-        return Plan(
-            row_id, tuple(parts), self.vocabulary, self.limit, tokens, units, text_tokens, patches, speech_patches
-        )
+                text_tokens += len(part.ids)
+        offset = self.vocabulary.unit_offset
+        return Plan(row_id, tuple(parts), offset, tokens, units, text_tokens, patches, speech_patches, truncated)
 
 
 _NONE: IntArray = np.empty(0, dtype=np.int32)
@@ -337,3 +316,22 @@ def _text(row: Utterance, first: int, last: int, *, target: bool = True) -> Segm
         return Segment("text", _NONE, target=target)
     start, stop = row.token_range(first, last)
     return Segment("text", row.tokens[start:stop], target=target)
+
+
+def _truncate(parts: Sequence[Segment], limit: int) -> list[Segment]:
+    """The first `limit` patches. The document then ends without `<end>`: what was cut off had not ended."""
+    kept: list[Segment] = []
+    for part in parts:
+        room = min(part.patches, limit)
+        limit -= room
+        if room == part.patches:
+            kept.append(part)
+        elif room:
+            tokens = room if part.lengths is None else int(part.lengths[:room].sum())
+            frames = part.frames * tokens // len(part.ids)
+            lengths = None if part.lengths is None else part.lengths[:room]
+            closed = None if part.closed is None else part.closed[:room]
+            kept.append(Segment(part.kind, part.ids[:tokens], lengths, closed, part.target, frames))
+        if limit == 0:
+            break
+    return kept

@@ -1,241 +1,126 @@
-"""The training stream: from manifests to packed rows, in constant memory, resumable anywhere.
+"""Opening the training stream on manifests, and the batches that one process takes from it."""
 
-1. Each source (interleaved speech, text) walks its rows epoch after epoch in a shuffled order that is computed, not
-   stored (`EpochOrder`). Its state is three numbers: epoch, position, piece of a long text.
-2. The mixture says which source gives the next document. The document is *planned*: a pure function of (seed, epoch,
-   row id, P(u)) that yields its length (`DocumentMaker`). P(u) is taken when the document is admitted.
-3. Planned documents wait in a pool, from which rows of exactly at most `budget` global units are packed (`Packer`).
-4. Every process runs this same stream of *global* rows and builds only its own: row j of a batch belongs to rank
-   j mod world. So the state is the same in all processes, and a run can go on with another world size.
-5. The state is plain JSON: the sources' cursors, the names of the waiting documents (they are planned again on
-   loading) and the counts. Whatever was read before is never read again, nor skipped.
-"""
-
+import queue
+import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+import numpy as np
+from numpy.typing import NDArray
 
-from lst.config import StageConfig
-from lst.data.interleaving import DocumentMaker, Plan, SpanConfig, Task
-from lst.data.mixture import Mixture, MixtureConfig
-from lst.data.packing import Packer
+from lst.data.interleaving import DocumentMaker, Task, Utterance
 from lst.data.patching import Example, PatchingConfig
-from lst.data.rows import EpochOrder, PairShard, Rows, Shard, TextShard
+from lst.data.rows import pair_rows, text_rows
+from lst.data.stream import DataConfig, Horizon, RowStream, Source
+from lst.data.vocabulary import Vocabulary
 from lst.errors import LstError
+from lst.manifest import Manifest, parse_schema, sha256_json
 
-S = TypeVar("S", bound=Shard)
+if TYPE_CHECKING:
+    from lst.data.unit_bpe import UnitBpe
+    from lst.text.tokenizer import TextTokenizer
 
-_LOOKAHEAD = 1024  # positions whose rows are computed at once
-
-
-class DataConfig(StageConfig):
-    """What training reads and how it is laid out. Together with the manifests it determines every packed row."""
-
-    budget: int = Field(default=4096, ge=16, description="global units (patches and text tokens) per packed row")
-    seed: int = Field(default=0, ge=0, description="of shuffling, interleaving and the choice of patching")
-    mixture: MixtureConfig = Field(default=MixtureConfig(), description="shares of speech and text")
-    spans: SpanConfig = Field(default=SpanConfig(), description="lengths of interleaved spans")
-    patching: PatchingConfig = Field(default=PatchingConfig(), description="how speech becomes patches")
-    pool: int = Field(default=64, ge=1, description="documents that wait for packing, at least")
-    shuffle_shards: int = Field(default=16, ge=1, description="shards whose rows are shuffled among each other")
+NUM_UNITS = 501
+"""Speech units of every tokenizer that lst reads (500 and the blank of Spirit LM's; design, section 3)."""
 
 
-class Horizon(NamedTuple):
-    """The length of training, over which the curriculum runs: packed rows, or original tokens, of all processes."""
+def text_tokenizer_of(manifest: Manifest) -> "TextTokenizer":
+    """The text tokenizer that travels with a `lst.pairs`, `lst.text` or `lst.model` manifest."""
+    from lst.text.tokenizer import TOKENIZER_FILE, TextTokenizer
 
-    amount: int
-    unit: Literal["rows", "tokens"] = "rows"
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """The name of a document: enough to plan it again."""
-
-    source: str
-    epoch: int
-    position: int
-    piece: int
-    probability: float
+    return TextTokenizer.from_file(manifest.file(TOKENIZER_FILE))
 
 
-class Source(Generic[S]):
-    """One source of documents: its rows in shuffled order, epoch after epoch. `task` None means text documents."""
+def vocabulary_of(manifest: Manifest, *, num_units: int = NUM_UNITS) -> Vocabulary:
+    """The id space of data: the pieces of its text tokenizer, and `num_units` units."""
+    return Vocabulary(text_tokenizer_of(manifest).vocab_size, num_units)
 
-    def __init__(
-        self, name: str, rows: Rows[S], maker: DocumentMaker, config: DataConfig, task: Task | None, epochs: int | None
-    ) -> None:
-        self.name = name
-        self.rows = rows
-        self._maker = maker
-        self._config = config
-        self._task = task
-        self._epochs = epochs
-        self.epoch, self.position, self.piece = 0, 0, 0
-        self._found_in_epoch = False
-        self._order: tuple[int, EpochOrder] | None = None
-        self._ahead: tuple[int, int, list[int], list[int]] = (-1, 0, [], [])
 
-    def take(self, probability: float) -> tuple[Ticket, Plan] | None:
-        """The next document, or None when the last epoch is over. Raises LstError if an epoch holds no document."""
-        while self._epochs is None or self.epoch < self._epochs:
-            order = self._epoch_order(self.epoch)
-            while self.position < order.total:
-                shard_index, index = self._locate(self.epoch, self.position)
-                shard = self.rows.shard(shard_index)
-                if shard.splits[index]:
-                    row = shard.row(index)
-                    pieces = 1 if self._task else self._maker.pieces_of_text(len(row.tokens))
-                    if self.piece < pieces:
-                        ticket = Ticket(self.name, self.epoch, self.position, self.piece, probability)
-                        self.piece += 1
-                        if self.piece == pieces:
-                            self.position, self.piece = self.position + 1, 0
-                        self._found_in_epoch = True
-                        return ticket, self._plan(row, ticket)
-                self.position, self.piece = self.position + 1, 0
-            if not self._found_in_epoch:
-                break
-            self.epoch, self.position, self.piece = self.epoch + 1, 0, 0
-            self._found_in_epoch = False
-        if self._epochs is not None and self.epoch >= self._epochs:
-            return None
-        what = f"in split {self.rows.split!r}" if self.rows.split else "at all"
+def open_stream(
+    pairs: Manifest | None,
+    text: Manifest | None,
+    config: DataConfig,
+    patching: PatchingConfig,
+    *,
+    task: Task = "interleaved",
+    split: str | None = "train",
+    epochs: int | None = None,
+    horizon: Horizon | None = None,
+    unit_bpe: "UnitBpe | None" = None,
+) -> RowStream:
+    """The stream of packed rows over `pairs` (as `task`) and `text`, mixed as `config.mixture` says.
+
+    `split`: "train", "valid", or None for all rows. `epochs`: end after so many passes over each source (None: never).
+    `horizon`: the length of training, needed by the curriculum. `unit_bpe`: needed by the `bpe` baseline.
+    Raises LstError if a manifest is missing or of another kind, or if their text tokenizers differ.
+    """
+    shares = {"speech": (pairs, config.mixture.speech), "text": (text, config.mixture.text)}
+    used = {name: manifest for name, (manifest, share) in shares.items() if share > 0 and manifest is not None}
+    for name, (manifest, share) in shares.items():
+        if share > 0 and manifest is None:
+            raise LstError(f"mixture.{name} is {share:g}, but there is no such data.", hint=f"Set mixture.{name} to 0.")
+    for name, schema in (("speech", "lst.pairs"), ("text", "lst.text")):
+        if name in used and parse_schema(used[name].schema)[0] != schema:
+            raise LstError(f"{used[name].path} holds {used[name].schema}, but {schema} is needed here.")
+    _check_same_tokenizer(used)
+    tokenizer = text_tokenizer_of(next(iter(used.values())))
+    vocabulary = Vocabulary(tokenizer.vocab_size, unit_bpe.size if unit_bpe else NUM_UNITS)
+    along_pieces = patching.needs_alignment and patching.unit == "bpe"
+    maker = DocumentMaker(
+        vocabulary,
+        patching,
+        config.spans,
+        seed=config.seed,
+        limit=config.budget,
+        piece_weights=piece_weights(tokenizer) if along_pieces else None,
+        encode_units=unit_bpe.encode if unit_bpe else None,
+    )
+    text_size, shards = vocabulary.text_size, config.shuffle_shards
+    sources: dict[str, Source[Any]] = {}
+    for name, manifest in used.items():
+        if name == "speech":
+            speech = pair_rows(manifest, text_size=text_size, num_units=NUM_UNITS, split=split, open_shards=shards)
+            sources[name] = Source(name, speech, maker, config, task, epochs)
+        else:
+            documents = text_rows(manifest, text_size=text_size, split=split, open_shards=shards)
+            sources[name] = Source(name, documents, maker, config, None, epochs)
+    identity = sha256_json(
+        {
+            "data": {name: manifest.id for name, manifest in used.items()},
+            "config": config.as_json(),
+            "patching": patching.as_json(),
+            "task": task,
+            "split": split,
+            "units": unit_bpe.fingerprint if unit_bpe else None,
+        }
+    )
+    return RowStream(config, patching, sources, identity, horizon)
+
+
+def iter_utterances(pairs: Manifest, *, split: str | None = "valid") -> Iterator[Utterance]:
+    """The utterances of a `lst.pairs` manifest in stored order: for evaluation, and for people to look at."""
+    rows = pair_rows(pairs, text_size=text_tokenizer_of(pairs).vocab_size, split=split, open_shards=1)
+    for index in range(len(rows.sizes)):
+        shard = rows.shard(index)
+        for row in np.flatnonzero(shard.splits).tolist():
+            yield shard.row(row)
+
+
+def piece_weights(tokenizer: "TextTokenizer") -> NDArray[np.float64]:
+    """Characters `(vocab_size,)` behind each text piece (a byte counts as one): how long it takes to say, roughly."""
+    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    lengths = [1 if piece.startswith("<0x") else len(piece.replace("▁", "")) for piece in pieces]
+    return np.array(lengths, dtype=np.float64)
+
+
+def _check_same_tokenizer(used: Mapping[str, Manifest]) -> None:
+    prints = {name: manifest.fingerprints.get("text_tokenizer", "") for name, manifest in used.items()}
+    if len(set(prints.values())) > 1:
+        named = " and ".join(f"{used[name].path} ({value[:12] or 'none'})" for name, value in prints.items())
         raise LstError(
-            f"{self.rows.manifest.path} has no rows {what} that could be read.",
-            hint="Add data, or change valid_fraction of the stage that made it.",
+            f"The text tokenizers of {named} differ.",
+            hint="Tokenize the text and interleave the speech with the same tokenizer.",
         )
-
-    def plan(self, ticket: Ticket) -> Plan:
-        """Plan a document again from its ticket."""
-        order = self._epoch_order(ticket.epoch)
-        (shard,), (index,) = (part.tolist() for part in order(ticket.position, ticket.position + 1))
-        return self._plan(self.rows.shard(shard).row(index), ticket)
-
-    def _plan(self, row: Any, ticket: Ticket) -> Plan:
-        if self._task is None:
-            return self._maker.text(row.id, row.tokens, ticket.piece)
-        return self._maker.utterance(self._task, row, epoch=ticket.epoch, aligned_probability=ticket.probability)
-
-    def _epoch_order(self, epoch: int) -> EpochOrder:
-        if self._order is None or self._order[0] != epoch:
-            group, seed = self._config.shuffle_shards, self._config.seed
-            self._order = epoch, EpochOrder(self.rows.sizes, group=group, seed=seed, epoch=epoch, name=self.name)
-        return self._order[1]
-
-    def _locate(self, epoch: int, position: int) -> tuple[int, int]:
-        known_epoch, start, shards, rows = self._ahead
-        if known_epoch != epoch or not start <= position < start + len(shards):
-            start = position
-            shards, rows = (part.tolist() for part in self._epoch_order(epoch)(position, position + _LOOKAHEAD))
-            self._ahead = epoch, start, shards, rows
-        return shards[position - start], rows[position - start]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "position": self.position, "piece": self.piece, "found": self._found_in_epoch}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.epoch, self.position, self.piece = int(state["epoch"]), int(state["position"]), int(state["piece"])
-        self._found_in_epoch = bool(state["found"])
-
-
-class RowStream:
-    """Packed rows of all processes, in order: `next(stream)` is a list of planned documents. See `open_stream`."""
-
-    def __init__(
-        self, config: DataConfig, sources: Mapping[str, Source[Any]], identity: str, horizon: Horizon | None = None
-    ) -> None:
-        self.config = config
-        self.sources = dict(sources)
-        self.identity = identity
-        self.horizon = horizon
-        shares = {"speech": config.mixture.speech, "text": config.mixture.text}
-        self.mixture = Mixture({name: shares[name] for name in self.sources})
-        self.rows = 0
-        """Packed rows given out so far, by all processes together."""
-        self._packer: Packer[tuple[Ticket, Plan]] = Packer(config.budget, config.pool)
-        self._open = list(self.sources)
-        if config.patching.mode == "curriculum" and horizon is None:
-            raise LstError("The curriculum needs to know how long training is.", hint="Give a number of steps.")
-
-    @property
-    def progress(self) -> float:
-        """u: the share of training that is done, 0 to 1."""
-        if self.horizon is None:
-            return 0.0
-        tokens = self.horizon.unit == "tokens"
-        done = sum(tally.original for tally in self.mixture.read.values()) if tokens else self.rows
-        return min(1.0, done / max(1, self.horizon.amount))
-
-    @property
-    def packing_efficiency(self) -> float:
-        """Global units in the rows so far, relative to their budget."""
-        used = sum(tally.patches for tally in self.mixture.read.values())
-        return used / max(1, self.rows * self.config.budget)
-
-    def __iter__(self) -> Iterator[list[Plan]]:
-        return self
-
-    def __next__(self) -> list[Plan]:
-        probability = self.config.patching.aligned_probability(self.progress)
-        while self._open and self._packer.hungry:
-            name = self.mixture.choose(self._open)
-            taken = self.sources[name].take(probability)
-            if taken is None:
-                self._open.remove(name)
-                continue
-            self.mixture.admit(name, taken[1])
-            self._packer.push(taken, taken[1].global_units)
-        if not self._packer.waiting:
-            raise StopIteration
-        row = self._packer.pop()
-        for ticket, plan in row:
-            self.mixture.read[ticket.source].add(plan)
-        self.rows += 1
-        return [plan for _, plan in row]
-
-    def report(self) -> dict[str, Any]:
-        """What was read so far: `Mixture.report` with the rows, the epochs and the packing efficiency."""
-        return {
-            **self.mixture.report(),
-            "rows": self.rows,
-            "packing_efficiency": self.packing_efficiency,
-            "epochs": {name: source.epoch for name, source in self.sources.items()},
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream is, as plain JSON; the same in every process."""
-        waiting = [
-            [ticket.source, ticket.epoch, ticket.position, ticket.piece, ticket.probability]
-            for ticket, _ in self._packer.waiting
-        ]
-        return {
-            "version": 1,
-            "identity": self.identity,
-            "rows": self.rows,
-            "sources": {name: source.state_dict() for name, source in self.sources.items()},
-            "waiting": waiting,
-            "mixture": self.mixture.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`. Raises LstError if it is of another version, other data or other settings."""
-        if state.get("version") != 1 or state.get("identity") != self.identity:
-            raise LstError(
-                "The saved position belongs to other data, or to other settings of the data.",
-                hint="Resume with the data and the settings of the first run, or start a new run.",
-            )
-        for name, source in self.sources.items():
-            source.load_state_dict(state["sources"][name])
-        self.mixture.load_state_dict(state["mixture"])
-        self.rows = int(state["rows"])
-        self._open = list(self.sources)
-        self._packer = Packer(self.config.budget, self.config.pool)
-        for item in state["waiting"]:
-            ticket = Ticket(str(item[0]), int(item[1]), int(item[2]), int(item[3]), float(item[4]))
-            plan = self.sources[ticket.source].plan(ticket)
-            self._packer.push((ticket, plan), plan.global_units)
 
 
 class Loader:
@@ -278,4 +163,73 @@ class Loader:
         self.stream.load_state_dict(state)
 
 
-__all__ = ["DataConfig", "Horizon", "Loader", "PairShard", "RowStream", "Source", "TextShard", "Ticket"]
+class Prefetcher:
+    """Runs a `Loader` in a thread, `depth` batches ahead, so that planning overlaps with the accelerator's work.
+
+    `state_dict` is that of the last batch given out, not of the loader, which is further on. Use as a context manager,
+    or call `close`.
+    """
+
+    def __init__(self, loader: Loader, *, depth: int = 2) -> None:
+        self._loader = loader
+        self._state = loader.state_dict()
+        self._depth = max(1, depth)
+        self._queue: queue.Queue[tuple[list[list[Example]], dict[str, Any]] | BaseException] = queue.Queue(self._depth)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[list[list[Example]]]:
+        return self
+
+    def __next__(self) -> list[list[Example]]:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="lst-loader", daemon=True)
+            self._thread.start()
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            self._put(item)  # asked again, it fails again
+            raise item
+        batch, self._state = item
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream was after the last batch given out."""
+        return self._state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`, dropping what was prefetched."""
+        self.close()
+        self._loader.load_state_dict(state)
+        self._state = self._loader.state_dict()
+
+    def close(self) -> None:
+        """Stop the thread and drop what was prefetched."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = None
+        self._stop = threading.Event()
+        self._queue = queue.Queue(self._depth)
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                batch = next(self._loader)
+            except BaseException as error:
+                self._put(error)
+                return
+            self._put((batch, self._loader.state_dict()))
+
+    def _put(self, item: tuple[list[list[Example]], dict[str, Any]] | BaseException) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
