@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from lst.config import StageConfig
 from lst.data.patching import BoolArray, Example, IntArray, PatchingConfig, PatchKind, patch_span, piece_cuts
-from lst.data.random import generator, uniforms
+from lst.data.random import uniforms
 from lst.data.vocabulary import Vocabulary
 from lst.errors import LstError
 
@@ -100,7 +100,7 @@ class WordSpan:
 
 def draw_spans(num_words: int, config: SpanConfig, seed: int, epoch: int, row_id: str) -> list[WordSpan]:
     """Cut the words of an utterance into alternating spans: a pure function of (seed, epoch, row id)."""
-    cap = max(1, -(-2 * num_words // 3))
+    cap = max(1, 2 * num_words // 3)
     low, high = min(config.min_text_words, cap), min(config.max_text_words, cap)
     cycles = 1 + num_words // (low + 1)
     all_speech, first_modality, *draws = uniforms(2 + 2 * cycles, "spans", seed, epoch, row_id)
@@ -286,8 +286,13 @@ class DocumentMaker:
             low, high = row.token_range(first, last)
             weights = self.piece_weights[row.tokens[low:high]]
             cuts = piece_cuts(starts, ends, row.token_ends[first:last] - row.token_starts[first:last], weights)
-        rng = generator("perturb", self.seed, epoch, row.id, first) if self.patching.perturb else None
-        lengths, closed = patch_span(kind, len(units), self.patching, starts=starts, ends=ends, cuts=cuts, rng=rng)
+
+        def draws(count: int) -> list[float]:
+            return uniforms(count, "perturb", self.seed, epoch, row.id, first)
+
+        lengths, closed = patch_span(
+            kind, len(units), self.patching, starts=starts, ends=ends, cuts=cuts, uniforms=draws
+        )
         return Segment("speech", units, lengths, closed, target, len(units))
 
     def _plan(self, row_id: str, parts: Sequence[Segment]) -> Plan:

@@ -16,6 +16,7 @@ patch: its end was found by an aligner that heard the future. Those patches have
 with the next token, which lies in another patch and so shows the boundary by itself.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,8 @@ from lst.config import StageConfig
 
 IntArray = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
+Uniforms = Callable[[int], Sequence[float]]
+"""Gives so many draws in [0, 1)."""
 
 PatchingMode = Literal["none", "static", "aligned", "mixed", "curriculum", "bpe"]
 """What a run is configured with."""
@@ -162,13 +165,14 @@ def piece_cuts(starts: IntArray, ends: IntArray, counts: IntArray, weights: NDAr
     return frames.astype(np.int32)
 
 
-def perturb_boundaries(boundaries: IntArray, frames: int, rng: np.random.Generator) -> IntArray:
+def perturb_boundaries(boundaries: IntArray, frames: int, uniforms: Uniforms) -> IntArray:
     """Moves each inner boundary by up to ±`frames`, keeping their number and order (paper: robustness ablation)."""
     inner = len(boundaries) - 2
     if frames == 0 or inner < 1:
         return boundaries
     steps = np.arange(1, inner + 1)
-    moved = boundaries[1:-1] + rng.integers(-frames, frames + 1, size=inner)
+    shifts = np.floor(np.array(uniforms(inner)) * (2 * frames + 1)).astype(np.int32) - frames
+    moved = boundaries[1:-1] + shifts
     # Strictly increasing, a frame or more from either end: push right where they collide, then cap from the right.
     moved = np.maximum.accumulate(np.maximum(moved, steps) - steps) + steps
     moved = np.minimum(moved, boundaries[-1] - (inner + 1) + steps)
@@ -183,19 +187,19 @@ def patch_span(
     starts: IntArray,
     ends: IntArray,
     cuts: IntArray | None = None,
-    rng: np.random.Generator | None = None,
+    uniforms: Uniforms | None = None,
 ) -> tuple[IntArray, BoolArray]:
     """Patch lengths `(p,)` int32, sum `num_units`, and closed `(p,)` bool of one speech span.
 
-    `starts`, `ends`, `cuts`: as in `aligned_boundaries`; only `kind="aligned"` looks at them. `rng` is used only for
-    perturbed boundaries.
+    `starts`, `ends`, `cuts`: as in `aligned_boundaries`; only `kind="aligned"` looks at them. `uniforms` is used only
+    for perturbed boundaries.
     """
     if kind == "none":
         return np.ones(num_units, dtype=np.int32), np.ones(num_units, dtype=np.bool_)
     if kind == "static":
         return static_patches(num_units, config.size)
     boundaries = aligned_boundaries(num_units, starts, ends, silence=config.silence, cuts=cuts)
-    if config.perturb and rng is not None:
-        boundaries = perturb_boundaries(boundaries, config.perturb, rng)
+    if config.perturb and uniforms is not None:
+        boundaries = perturb_boundaries(boundaries, config.perturb, uniforms)
     lengths = np.diff(boundaries).astype(np.int32)
     return lengths, np.zeros(len(lengths), dtype=np.bool_)

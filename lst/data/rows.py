@@ -6,7 +6,7 @@ shards stay open; `EpochOrder` visits the rows so that no more are needed at a t
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -31,6 +31,24 @@ class TextDocument:
 
     id: str
     tokens: IntArray
+
+
+def utterance_of(row: Mapping[str, Any]) -> Utterance:
+    """A row of `lst.pairs/1` given as plain Python values (`lst.manifest.iter_rows`)."""
+
+    def ints(values: Iterable[int]) -> IntArray:
+        return np.array(list(values), dtype=np.int32)
+
+    words, spans = row["words"], row["token_spans"]
+    return Utterance(
+        id=row["id"],
+        units=np.array(row["units"], dtype=np.uint16),
+        starts=ints(word["start"] for word in words),
+        ends=ints(word["end"] for word in words),
+        tokens=ints(row["tokens"]),
+        token_starts=ints(span["start"] for span in spans),
+        token_ends=ints(span["end"] for span in spans),
+    )
 
 
 class Shard(Protocol):

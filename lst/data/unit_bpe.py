@@ -80,6 +80,8 @@ def train_unit_bpe(
     lines = [_as_text(units) for _, units in zip(range(max_sequences), sequences, strict=False) if len(units)]
     if not lines:
         raise LstError("There are no units to train a unit BPE on.")
+    # Every unit once, in a line of its own: an unseen unit gets a piece, and no pair of units gains a count.
+    lines += [chr(_FIRST + unit) for unit in range(num_units)]
     sink = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -89,7 +91,6 @@ def train_unit_bpe(
             vocab_size=size,
             hard_vocab_limit=False,
             character_coverage=1.0,
-            required_chars="".join(chr(_FIRST + unit) for unit in range(num_units)),
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
