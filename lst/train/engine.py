@@ -1,0 +1,148 @@
+"""Training with fairseq2's `Recipe` and `Trainer`, in this process.
+
+From fairseq2: the trainer's loop, gradient accumulation and normalisation, DDP, clipping, mixed precision, the random
+states, gangs, the model family with activation checkpointing, the logs. Of our own, behind fairseq2's interfaces:
+checkpoints (whole or absent, hashed, any number of processes), the metric recorder, the validator, the data reader,
+the learning rate (it follows the budget), and stopping on signals. `docs/training.md` says why.
+
+Importing this module costs seconds: import it inside the function that trains.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import soundfile  # noqa: F401  (before fairseq2: it brings the libsndfile that fairseq2 needs)
+import torch
+
+from lst.data.batch import PackedBatch
+from lst.errors import LstError
+from lst.manifest import Progress
+from lst.model.lst import LST
+from lst.train.config import TrainerConfig
+from lst.train.contain import contained, log_to_file
+from lst.train.control import RunControl, TrainingStopped, stop_signals
+
+log = logging.getLogger("lst.train")
+
+
+class TrainStream(Protocol):
+    """Where batches come from. The state is the same on every process: it counts rows of all of them."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget used by the steps handed out, 0..1; at 1 there is no further step."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps in the whole budget, where that is known beforehand."""
+
+    def next_step(self) -> list[PackedBatch]:
+        """This process's batches of one step, one per accumulation."""
+
+    def account(self, flops: float) -> None:
+        """Take note of the FLOPs of the step just handed out, over all processes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What to train, on what, where. `directory` is kept between attempts: a killed run goes on from it."""
+
+    directory: Path
+    config: TrainerConfig
+    build_model: Callable[[], LST]
+    open_stream: Callable[[int, int], TrainStream]
+    """(rank, number of processes) -> this process's share of the data."""
+    open_valid: Callable[[int, int], Mapping[str, Sequence[PackedBatch]]] = lambda rank, world: {}
+    """(rank, number of processes) -> this process's share of each validation set."""
+    count_flops: Callable[[PackedBatch], float] = lambda batch: 0.0
+    """FLOPs of a training step on a batch, forward and backward."""
+    keep_best: bool = False
+    """Return the weights of the validation with the lowest loss instead of the last ones."""
+    progress: Progress = lambda done, total, unit: None
+    wandb_project: str | None = None
+
+
+@dataclass
+class TrainingResult:
+    """`model` in evaluation mode on the CPU; `totals` as in the metrics, since the start of the run."""
+
+    model: LST
+    steps: int
+    totals: dict[str, float]
+    first: dict[str, Any] = field(default_factory=dict)
+    """The first line of the metrics of training."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """The last one."""
+    valid: dict[str, Any] = field(default_factory=dict)
+    """Losses of the validation that belongs to the returned weights."""
+
+
+def train(job: TrainingJob) -> TrainingResult:
+    """Train until the budget is used up.
+
+    Raises `TrainingStopped` if a stop signal came (the run is saved and goes on when called again), `LstError` for a
+    full disk, for data without a single step, and for a loss that is not a number (the rows of the batch are saved
+    beside the checkpoints).
+    """
+    from fairseq2.recipe.run import run
+    from fairseq2.task import TaskStopException
+
+    from lst.train.recipe import LSTRecipe, recipe_config
+
+    rank = process_rank()
+    log_file = job.directory / ("train.log" if rank == 0 else f"train-{rank}.log")
+    job.directory.mkdir(parents=True, exist_ok=True)
+    control = RunControl()
+    recipe = LSTRecipe(job, control, on_ready=lambda: log_to_file(log_file))
+    with contained(), stop_signals(control, on_stop=recipe.request_stop):
+        try:
+            run(recipe, recipe_config(job), job.directory / "fairseq2", no_rich=True)
+        except TaskStopException:
+            log.info("Ended after step %d.", recipe.step)  # it was asked to: by a signal, or by the budget's end
+        except Exception as error:
+            raise _explained(error) from error
+    if control.finished and recipe.step:
+        return recipe.result()
+    if control.signal_number is None:
+        raise LstError("There is no data to train on.", hint="Check the splits of the pairs and of the text.")
+    total = recipe.total_steps
+    raise TrainingStopped(
+        f"Stopped after step {recipe.step}{f' of {total}' if total else ''}; the run is saved.",
+        hint="Run the same command again to continue.",
+        signal_number=control.signal_number,
+    )
+
+
+def process_rank() -> int:
+    """This process's number under torchrun or Slurm, 0 when it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _explained(error: Exception) -> Exception:
+    """The error a user can act on behind one of fairseq2's, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LstError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return LstError(
+            "The GPU's memory is full.",
+            hint="Use a smaller batch.rows, a larger batch.accumulate, or activation_checkpointing=true.",
+        )
+    return error

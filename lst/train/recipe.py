@@ -1,0 +1,409 @@
+"""The fairseq2 recipe that trains an LST: what it registers, and the trainer it builds."""
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from fairseq2.composition.models import register_model_family
+from fairseq2.datasets import DataReader
+from fairseq2.device import SupportsDeviceTransfer
+from fairseq2.early_stopper import NOOP_EARLY_STOPPER
+from fairseq2.gang import Gangs, all_sum
+from fairseq2.metrics import MetricBag
+from fairseq2.models.utils.ac import apply_layerwise_ac
+from fairseq2.optim.fp16_loss_scaler import NOOP_FP16_LOSS_SCALER
+from fairseq2.recipe.base import Recipe, RecipeContext
+from fairseq2.recipe.config import (
+    ActivationCheckpointingConfig,
+    CommonSection,
+    GangSection,
+    ModelSection,
+    RegimeSection,
+    TrainerSection,
+)
+from fairseq2.runtime.dependency import DependencyContainer, wire_object
+from fairseq2.task import Task
+from fairseq2.trainer import Trainer, TrainUnit
+from fairseq2.validator import NOOP_VALIDATOR
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from lst.data.batch import PackedBatch
+from lst.errors import LstError
+from lst.manifest import write_json
+from lst.model.loss import LossOutput
+from lst.model.lst import LST
+from lst.train.checkpoints import DirectoryCheckpoints
+from lst.train.config import OptimizerConfig
+from lst.train.control import RunControl
+from lst.train.engine import TrainingJob, TrainingResult, TrainStream
+from lst.train.metrics import COUNTS, TALLY, RunRecorder, Tally, batch_counts, in_order, loss_counts, named
+from lst.train.schedule import lr_factor
+from lst.train.validation import LossValidator
+
+FAMILY = "lst"
+
+
+class LossModule(nn.Module):
+    """The model as the trainer sees it: DDP needs a `forward` that ends in the loss."""
+
+    def __init__(self, lst: LST) -> None:
+        super().__init__()
+        self.lst = lst
+
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, ...]:
+        """The fields of the batch's `LossOutput`, in order."""
+        out = self.lst.loss(batch)
+        return out.loss, out.count, out.speech_loss, out.speech_count, out.text_loss, out.text_count
+
+
+@dataclass(kw_only=True)
+class FamilyConfig:
+    """fairseq2 builds a model from its family's config; ours is built by the job."""
+
+
+@dataclass(kw_only=True)
+class LSTRecipeConfig:
+    """The sections of fairseq2's configuration that apply here; optimiser and schedule are in `TrainerConfig`."""
+
+    model: ModelSection = field(default_factory=lambda: ModelSection(family=FAMILY))
+    trainer: TrainerSection
+    gang: GangSection = field(default_factory=GangSection)
+    regime: RegimeSection
+    common: CommonSection
+
+
+def recipe_config(job: TrainingJob) -> LSTRecipeConfig:
+    """fairseq2's configuration for a job. `num_steps` stays empty: with it, stop requests would be ignored."""
+    config = job.config
+    common = CommonSection(seed=config.seed, no_sweep_dir=True)
+    if "OMP_NUM_THREADS" not in os.environ:
+        common.torch.num_threads = torch.get_num_threads()  # else it takes every core, whatever the caller set
+    mode = "layerwise" if config.activation_checkpointing else "off"
+    trainer = TrainerSection(activation_checkpointing=ActivationCheckpointingConfig(mode=mode))  # type: ignore[arg-type]
+    return LSTRecipeConfig(trainer=trainer, regime=RegimeSection(), common=common)
+
+
+class DeviceBatch(SupportsDeviceTransfer):
+    """A batch that moves in place, as fairseq2 wants it, with what was counted before it moved."""
+
+    def __init__(self, packed: PackedBatch, counts: dict[str, float]) -> None:
+        self.packed = packed
+        self.counts = counts
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
+        self.packed = self.packed.to(device, non_blocking=non_blocking)
+
+
+class StreamReader(DataReader[DeviceBatch]):
+    """Feeds the trainer from the job's stream; between steps it reports progress and agrees on stopping."""
+
+    def __init__(self, job: TrainingJob, recipe: "LSTRecipe", gangs: Gangs) -> None:
+        self._job = job
+        self._recipe = recipe
+        self._gangs = gangs
+        self.stream: TrainStream = job.open_stream(gangs.dp.rank, gangs.dp.size)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[DeviceBatch]:
+        recipe = self._recipe
+        if self.stream.progress >= 1.0:
+            recipe.finish()
+            raise StopIteration
+        if self._gangs.root.size > 1:
+            recipe.agree_on_stopping()
+        recipe.between_steps()
+        batches = [self._counted(batch) for batch in self.stream.next_step()]
+        flops = sum(batch.counts["flops"] for batch in batches)
+        self.stream.account(flops if self._gangs.dp.size == 1 else float(all_sum(self._gangs.dp, flops)))
+        if self.stream.progress >= 1.0:
+            recipe.finish()
+        return batches
+
+    def _counted(self, batch: PackedBatch) -> DeviceBatch:
+        vocabulary = self._recipe.module.lst.config.vocabulary
+        flops = self._job.count_flops(batch)
+        return DeviceBatch(batch, batch_counts(batch, vocabulary.unit_offset, vocabulary.text_size, flops))
+
+    def reset(self) -> None:
+        """Nothing: the stream has no end of its own."""
+
+    def state_dict(self) -> dict[str, object]:
+        return {"stream": self.stream.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.stream.load_state_dict(state_dict["stream"])
+
+    @property
+    def num_accumulate(self) -> int:
+        return self._job.config.batch.accumulate
+
+
+class LossUnit(TrainUnit[DeviceBatch]):
+    """One forward pass: the loss summed over targets, and their number, by which fairseq2 divides the gradients."""
+
+    def __init__(self, job: TrainingJob, module: nn.Module, recipe: "LSTRecipe") -> None:
+        self._job = job
+        self._module = module
+        self._recipe = recipe
+        self._step = 0
+
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        metric_bag.add(TALLY, Tally())
+
+    def set_step_nr(self, step_nr: int) -> None:
+        self._step = step_nr
+
+    def process_batch(self, batch: DeviceBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
+        output = LossOutput(*self._module(batch.packed))
+        losses = loss_counts(output)
+        if not math.isfinite(losses["loss"]):
+            self._refuse(batch.packed, losses["loss"])
+        metric_bag.get(TALLY, Tally).update(in_order(losses | batch.counts))
+        if losses["targets"]:
+            self._recipe.last_loss = losses["loss"] / losses["targets"]
+        self._recipe.step = self._step
+        return output.loss, batch.packed.num_targets
+
+    def _refuse(self, batch: PackedBatch, loss: float) -> None:
+        path = self._job.directory / f"bad-batch-step-{self._step}-{self._recipe.rank}.json"
+        write_json(path, {"step": self._step, "loss": str(loss), "rows": batch.ids})
+        raise LstError(
+            f"The loss of step {self._step} is {loss}; the ids of the batch's rows are in {path}.",
+            hint="Look at those rows, or lower optimizer.lr; the last checkpoint is from before this step.",
+        )
+
+
+class LSTRecipe(Recipe):
+    """Builds one job's trainer; afterwards holds what it made."""
+
+    def __init__(self, job: TrainingJob, control: RunControl, on_ready: Callable[[], None]) -> None:
+        self.job = job
+        self.control = control
+        self.step = 0
+        self.last_loss: float | None = None
+        self._on_ready = on_ready
+        self._gangs: Gangs | None = None
+        self._restored_step: int | None = None
+        self._trainer: Trainer | None = None
+        self._reader: StreamReader | None = None
+        self._recorder: RunRecorder | None = None
+        self._validator: LossValidator | None = None
+        self._module: LossModule | None = None
+
+    # What fairseq2 asks for
+
+    @property
+    def config_kls(self) -> type[object]:
+        return LSTRecipeConfig
+
+    def register(self, container: DependencyContainer) -> None:
+        self._on_ready()  # fairseq2 has just set logging up
+        register_model_family(
+            container,
+            FAMILY,
+            kls=LossModule,
+            config_kls=FamilyConfig,
+            factory=self._build_module,
+            supports_meta=False,
+            layerwise_ac_applier=_checkpoint_layers,
+        )
+
+    def has_static_autograd_graph(self, context: RecipeContext) -> bool:
+        """Whether every step uses every parameter: not if text has a head of its own, which speech leaves idle."""
+        return self.module.lst.text_head is None
+
+    def create_task(self, context: RecipeContext) -> Task:
+        """The trainer, with our components in place of those that fairseq2 would register."""
+        job, config, gangs = self.job, self.job.config, context.gangs
+        self._gangs = gangs
+        if config.batch.rows % (gangs.dp.size * config.batch.accumulate):
+            raise LstError(
+                f"batch.rows ({config.batch.rows}) does not divide into {gangs.dp.size} processes with "
+                f"batch.accumulate {config.batch.accumulate} each.",
+                hint="Make batch.rows a multiple of their product.",
+            )
+        model = context.get_data_parallel_model()
+        self._reader = StreamReader(job, self, gangs)
+        self._recorder = RunRecorder(
+            job.directory,
+            config.log_every,
+            gangs.device,
+            finished=lambda: self.control.finished,
+            wandb_project=job.wandb_project,
+        )
+        checkpoints = DirectoryCheckpoints(
+            job.directory / "checkpoints",
+            config.checkpoint,
+            gangs,
+            ending=lambda: self.control.ending,
+            on_restored=self._restored,
+        )
+        if gangs.root.rank == 0 and not checkpoints.has_checkpoint():
+            self._recorder.resume(0, dict.fromkeys(COUNTS, 0.0))
+        sets = job.open_valid(gangs.dp.rank, gangs.dp.size)
+        if sets:
+            self._validator = LossValidator(
+                job, self.module, self.module.lst, sets, gangs, self._recorder, self.control
+            )
+        optimizer = build_optimizer(self.module, config.optimizer)
+        amp = config.dtype == "bfloat16"
+        self._trainer = wire_object(
+            context.resolver,
+            Trainer,
+            model=model,
+            unit=LossUnit(job, model, self),
+            data_reader=self._reader,
+            amp=amp,
+            amp_dtype=torch.bfloat16 if amp else torch.float32,
+            optimizer=optimizer,
+            lr_scheduler=self._build_schedule(optimizer),
+            fp16_loss_scaler=NOOP_FP16_LOSS_SCALER,
+            validator=self._validator or NOOP_VALIDATOR,
+            early_stopper=NOOP_EARLY_STOPPER,
+            checkpoint_manager=checkpoints,
+            metric_recorder=self._recorder,
+            seed=config.seed,
+            no_sync_grad_accumulation=True,
+            max_grad_norm=config.optimizer.clip,
+            validate_every_n_steps=config.validate_every,
+            checkpoint_every_n_steps=config.log_every,
+            keep_last_n_checkpoints=config.checkpoint.keep,
+            publish_metrics_every_n_steps=config.log_every,
+        )
+        if self.control.ending:  # the signal came while the model was built
+            self._trainer.request_stop()
+        return self._trainer
+
+    def _build_module(self, config: FamilyConfig) -> LossModule:
+        self._module = LossModule(self.job.build_model())
+        if self.job.config.compile:
+            self._module.lst.compile(dynamic=True)  # type: ignore[no-untyped-call]
+        return self._module
+
+    def _build_schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        settings = self.job.config.optimizer
+
+        def factor(steps_done: int) -> float:
+            progress = self._reader.stream.progress if self._reader else 0.0
+            return lr_factor(steps_done, progress, warmup_steps=settings.warmup_steps, final=settings.final_lr)
+
+        return LambdaLR(optimizer, factor)
+
+    # While it runs
+
+    def request_stop(self) -> None:
+        """From a signal handler: end after the step in progress (several processes first agree on which that is)."""
+        if self._gangs is None or self._gangs.root.size == 1:
+            self._stop()
+
+    def agree_on_stopping(self) -> None:
+        """A signal may reach one process only; all of them stop after the same step."""
+        if self._gangs is not None and int(all_sum(self._gangs.root, int(self.control.signal_number is not None))):
+            self.control.signal_number = self.control.signal_number or int(signal.SIGTERM)
+            self._stop()
+
+    def _stop(self) -> None:
+        self.control.stopping = True
+        if self._trainer is not None:
+            self._trainer.request_stop()
+
+    def finish(self) -> None:
+        """The budget is used up: fairseq2 is asked to stop as if by a signal, because only then it does so in order."""
+        self.control.finished = True
+        if self._trainer is not None:
+            self._trainer.request_stop()
+
+    def between_steps(self) -> None:
+        """Before each step: report progress, and make up for a validation that a kill has prevented."""
+        if self._restored_step is not None and self._validator is not None:
+            self._validator.catch_up(self._restored_step)
+        self._restored_step = None
+        if self.rank == 0:
+            loss = "" if self.last_loss is None else f", loss {self.last_loss:.3f}"
+            total = self.total_steps
+            if total is not None:
+                self.job.progress(self.step, total, f"steps{loss}")
+            elif self._reader is not None:
+                self.job.progress(int(1000 * self._reader.stream.progress), 1000, f"‰ of the budget{loss}")
+
+    def _restored(self, step: int, totals: Tensor) -> None:
+        self.step = step
+        self._restored_step = step
+        if self.rank == 0 and self._recorder is not None:
+            self._recorder.resume(step, named(totals))
+        if self._validator is not None:
+            self._validator.resume(step)
+
+    # Afterwards
+
+    @property
+    def rank(self) -> int:
+        return 0 if self._gangs is None else int(self._gangs.root.rank)
+
+    @property
+    def module(self) -> LossModule:
+        """The model, once fairseq2 has had it built."""
+        if self._module is None:
+            raise LstError("The model has not been built.")
+        return self._module
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps in the whole budget, if that is known beforehand."""
+        return None if self._reader is None else self._reader.stream.total_steps
+
+    def result(self) -> TrainingResult:
+        """What a finished run made. Processes other than the first know the weights only."""
+        model = _unwrap_layers(self.module.lst).to("cpu").eval()
+        lines = self._recorder.lines() if self._recorder is not None and self.rank == 0 else []
+        trained = [line for line in lines if line["split"] == "train"]
+        valid: dict[str, Any] = next((line for line in reversed(lines) if line["split"] == "valid"), {})
+        if self.job.keep_best and self._validator is not None:
+            valid = self._validator.load_best(model)
+        if self.rank == 0:
+            total = self.total_steps
+            done = (self.step, total) if total is not None else (1000, 1000)
+            self.job.progress(*done, "steps" if total is not None else "‰ of the budget")
+        return TrainingResult(
+            model=model,
+            steps=self.step,
+            totals=trained[-1]["total"] if trained else {},
+            train=trained[-1] if trained else {},
+            first=trained[0] if trained else {},
+            valid=valid,
+        )
+
+
+def _checkpoint_layers(model: LossModule, every_nth_layer: int) -> LossModule:
+    """Activation checkpointing of every transformer layer, global and local."""
+    for stack in [part for part in model.lst.modules() if isinstance(part, nn.ModuleList)]:
+        apply_layerwise_ac(stack, every_nth_layer)
+    return model
+
+
+def _unwrap_layers(model: LST) -> LST:
+    """Take activation checkpointing off again: it changes the names of parameters."""
+    for stack in [part for part in model.modules() if isinstance(part, nn.ModuleList)]:
+        for index, layer in enumerate(stack):
+            if isinstance(layer, CheckpointWrapper):
+                stack[index] = layer._checkpoint_wrapped_module
+    return model
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:
+    """AdamW; vectors (the gains of the norms) do not decay."""
+    parameters = [value for value in module.parameters() if value.requires_grad]
+    groups = [
+        {"params": [value for value in parameters if value.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [value for value in parameters if value.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
