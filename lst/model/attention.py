@@ -3,8 +3,8 @@
 `plan(mask, backend)` does the work that all layers share (the dense mask, flex's block mask, xformers' bias) once per
 batch; each layer then calls the plan. Back ends:
 
-    sdpa      torch's scaled_dot_product_attention with a boolean mask: the reference, and what a CPU uses. Long
-              queries go in blocks that skip the keys nobody in the block sees.
+    sdpa      torch's scaled_dot_product_attention: the reference, with a dense boolean mask. On a CPU the queries of
+              all rows go in blocks, each with only the keys that someone in the block sees.
     flex      torch's flex_attention: the mask is compiled, memory does not grow with its area. CUDA; on a CPU it runs
               uncompiled, for tests.
     xformers  memory-efficient kernels with block-diagonal biases, CUDA only.
@@ -29,7 +29,7 @@ from lst.model.segments import Segments, segment_attention
 
 Backend = Literal["auto", "sdpa", "flex", "xformers", "segments"]
 BLOCK = 128
-"""Queries per block of the sdpa back end: large enough for efficient kernels, small enough to skip unseen keys."""
+"""Queries, and keys, per block on a CPU: large enough for efficient kernels, small enough to skip unseen keys."""
 
 
 class Attend(Protocol):
@@ -50,7 +50,7 @@ def plan(mask: Mask, backend: Backend = "auto") -> Attend:
         else:
             backend = "flex" if mask.device.type == "cuda" else "sdpa"
     if backend == "sdpa":
-        return SdpaAttention(mask)
+        return BlockedAttention(mask) if mask.device.type == "cpu" else DenseAttention(mask)
     if backend == "flex":
         return FlexAttention(mask)
     if backend == "xformers":
@@ -62,32 +62,66 @@ def plan(mask: Mask, backend: Backend = "auto") -> Attend:
     return SegmentAttention(mask)
 
 
-class SdpaAttention:
-    """Dense masks, in blocks of queries that leave out keys no query of the block sees."""
+class DenseAttention:
+    """One call with the whole (B, Q, K) boolean mask: simple, and the reference for the others."""
 
     def __init__(self, mask: Mask) -> None:
-        dense = mask.dense()
-        seen = mask.nonempty()
-        # A row without any visible key would be 0/0: let it see key 0, and take its output away afterwards.
-        if dense.shape[2]:
-            dense = torch.cat([dense[:, :, :1] | ~seen[:, :, None], dense[:, :, 1:]], dim=2)
+        dense, seen = mask.dense(), mask.nonempty()
+        # A row without any visible key would be 0/0: let it see all keys, and take its output away afterwards.
+        self.dense = (dense | ~seen[:, :, None])[:, None]
         self.keep = seen[:, None, :, None]
-        self.blocks = [
-            (first, last, low, high, dense[:, None, first:last, low:high]) for first, last, low, high in _blocks(dense)
-        ]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        key, value = _share_heads(key, query.shape[1]), _share_heads(value, query.shape[1])
+        key, value = share_heads(key, query.shape[1]), share_heads(value, query.shape[1])
         if key.shape[2] == 0:
             return torch.zeros_like(query)
-        parts = [
-            scaled_dot_product_attention(
-                query[:, :, first:last], key[:, :, low:high], value[:, :, low:high], attn_mask=visible
-            )
-            for first, last, low, high, visible in self.blocks
-        ]
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        out = scaled_dot_product_attention(query, key, value, attn_mask=self.dense)
         return out * self.keep.to(out.dtype)
+
+
+class BlockedAttention:
+    """The rows of a batch joined into one sequence, its queries in blocks, each with the key blocks it sees any of.
+
+    Most of a dense mask over packed documents is empty, and on a CPU its area is time. Numerically this is the dense
+    result: hidden keys have weight exactly 0 there, too.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        batch, queries, keys = mask.shape
+        offset = torch.arange(batch)[:, None] * keys
+        first, last = (mask.first + offset).flatten(), (mask.last + offset).flatten()
+        seen = last > first
+        total = batch * keys
+        self.blocks: list[tuple[int, int, Tensor] | None] = []
+        for start in range(0, batch * queries, BLOCK):
+            block = slice(start, start + BLOCK)
+            if not bool(seen[block].any()):
+                self.blocks.append(None)
+                continue
+            low = int(first[block][seen[block]].min()) // BLOCK
+            high = -(-int(last[block][seen[block]].max()) // BLOCK)
+            place = torch.arange(low * BLOCK, min(high * BLOCK, total))
+            visible = (place >= first[block, None]) & (place < last[block, None]) | ~seen[block, None]
+            bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
+            self.blocks.append((low, high, bias[None, None]))
+        self.keep = None if bool(seen.all()) else seen.view(batch, 1, queries, 1)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, heads, queries, width = query.shape
+        joined = [_join_rows(states) for states in (query, share_heads(key, heads), share_heads(value, heads))]
+        parts_q, parts_k, parts_v = (torch.split(states, BLOCK, dim=2) for states in joined)
+        parts = []
+        for part, block in zip(parts_q, self.blocks, strict=True):
+            if block is None:
+                parts.append(torch.zeros_like(part))
+                continue
+            low, high, bias = block
+            # Joining the pieces copies a little, but its gradient adds pieces; that of a slice would add whole tensors.
+            seen_k, seen_v = _pieces(parts_k, low, high), _pieces(parts_v, low, high)
+            parts.append(scaled_dot_product_attention(part, seen_k, seen_v, attn_mask=bias.to(part.dtype)))
+        out = _pieces(tuple(parts), 0, len(parts)) if parts else joined[0]
+        out = out.transpose(1, 2).reshape(batch, queries, heads, width).transpose(1, 2)
+        return out if self.keep is None else out * self.keep.to(out.dtype)
 
 
 class FlexAttention:
@@ -102,13 +136,13 @@ class FlexAttention:
             return mask.allowed(b, q, k)
 
         self.block_mask = create_block_mask(allowed, batch, None, queries, keys, device=str(mask.device))
-        self.keep = mask.nonempty()[:, None, :, None]
+        self.hidden = ~mask.nonempty()[:, None, :, None]
         self.kernel = _flex_kernel(mask.device.type)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        key, value = _share_heads(key, query.shape[1]), _share_heads(value, query.shape[1])
+        key, value = share_heads(key, query.shape[1]), share_heads(value, query.shape[1])
         out: Tensor = self.kernel(query, key, value, block_mask=self.block_mask)
-        return out.masked_fill(~self.keep, 0)
+        return out.masked_fill(self.hidden, 0)
 
 
 class SegmentAttention:
@@ -119,28 +153,22 @@ class SegmentAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         heads = query.shape[1]
-        return segment_attention(query, _share_heads(key, heads), _share_heads(value, heads), self.segments)
+        return segment_attention(query, share_heads(key, heads), share_heads(value, heads), self.segments)
 
 
-def _share_heads(states: Tensor, heads: int) -> Tensor:
+def share_heads(states: Tensor, heads: int) -> Tensor:
     """Repeats key or value heads (B, G, K, D) so that there is one for each of `heads` query heads."""
     return states if states.shape[1] == heads else states.repeat_interleave(heads // states.shape[1], dim=1)
 
 
-def _blocks(dense: Tensor) -> list[tuple[int, int, int, int]]:
-    """Query ranges with the range of keys that any of their queries sees: (first, last, low, high)."""
-    _, queries, keys = dense.shape
-    if dense.device.type != "cpu" or queries <= BLOCK:
-        # Finding the ranges would wait for the device, and its kernels prefer one large call.
-        return [(0, queries, 0, keys)]
-    used = dense.any(dim=0)
-    ranges = []
-    for first in range(0, queries, BLOCK):
-        last = min(queries, first + BLOCK)
-        columns = used[first:last].any(dim=0).nonzero()
-        low, high = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
-        ranges.append((first, last, low, high))
-    return ranges
+def _join_rows(states: Tensor) -> Tensor:
+    """(B, H, N, D) to (1, H, B * N, D). Free where the states were made as (B, N, H, D)."""
+    _, heads, _, width = states.shape
+    return states.transpose(1, 2).reshape(1, -1, heads, width).transpose(1, 2)
+
+
+def _pieces(parts: tuple[Tensor, ...], low: int, high: int) -> Tensor:
+    return parts[low] if high - low == 1 else torch.cat(parts[low:high], dim=2)
 
 
 @cache

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lst.model.attention import Attend
 from lst.model.config import TransformerConfig
+from lst.model.kernels import rms_norm, rotate, swiglu
 
 Rotation = tuple[Tensor, Tensor]
 """cos and sin, each (B, N, 1, head_dim / 2) float32: made once per batch and shared by all layers."""
@@ -20,7 +20,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class FeedForward(nn.Module):
@@ -32,8 +32,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.ffn_hidden, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
+        return self.down(swiglu(self.gate_up(x)))  # type: ignore[no-any-return]
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float) -> Rotation:
@@ -42,13 +41,6 @@ def rotation(positions: Tensor, head_dim: int, theta: float) -> Rotation:
     # float64: at position 10^5 a float32 angle is off by 10^-2 in the fastest pair.
     angles = positions[:, :, None, None].double() * theta ** (-half / head_dim)
     return angles.cos().float(), angles.sin().float()
-
-
-def rotate(x: Tensor, turn: Rotation) -> Tensor:
-    """Turns pairs (i, i + D/2) of `x` (B, N, H, D) by their position's angle (the layout of Llama checkpoints)."""
-    cos, sin = turn
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -63,8 +55,9 @@ class SelfAttention(nn.Module):
     def project(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, H, N, D), key and value (B, G, N, D) of states `x` (B, N, dim)."""
         joined = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        query, key, value = joined.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
-        return rotate(query, turn).transpose(1, 2), rotate(key, turn).transpose(1, 2), value.transpose(1, 2)
+        turned, value = joined.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+        query, key = torch.split(rotate(turned, *turn), [self.heads, self.kv_heads], dim=2)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
     def merge(self, attended: Tensor) -> Tensor:
         """(B, H, N, D) of all heads back to (B, N, dim)."""
@@ -87,12 +80,12 @@ class CrossAttention(nn.Module):
     def project_query(self, x: Tensor, turn: Rotation | None = None) -> Tensor:
         """(B, N, dim) -> (B, H, N, D)."""
         query = self.query(x).unflatten(-1, (self.heads, self.head_dim))
-        return (query if turn is None else rotate(query, turn)).transpose(1, 2)
+        return (query if turn is None else rotate(query, *turn)).transpose(1, 2)
 
     def project_source(self, source: Tensor, turn: Rotation | None = None) -> tuple[Tensor, Tensor]:
         """(B, K, source_dim) -> key and value (B, G, K, D)."""
         key, value = self.key_value(source).unflatten(-1, (2 * self.kv_heads, self.head_dim)).chunk(2, dim=2)
-        return (key if turn is None else rotate(key, turn)).transpose(1, 2), value.transpose(1, 2)
+        return (key if turn is None else rotate(key, *turn)).transpose(1, 2), value.transpose(1, 2)
 
     def merge(self, attended: Tensor) -> Tensor:
         """(B, H, N, D) of all heads back to (B, N, dim)."""

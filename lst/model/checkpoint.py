@@ -1,4 +1,4 @@
-"""Models on disk: `model.safetensors`, `config.json` and the text tokenizer, `tokenizer.model`, in a manifest directory.
+"""Models on disk: `model.safetensors`, `config.json` and the text tokenizer `tokenizer.model` in a directory.
 
     config.json        {"format": "lst-model/1", "lst": LSTConfig as JSON}
     model.safetensors  every parameter by its module name; tied weights once

@@ -1,14 +1,17 @@
-"""Next-token cross-entropy on original tokens, summed, with the share of each modality (paper, section 3)."""
+"""Next-token cross-entropy on original tokens, summed, with the share of each modality (paper, section 3).
+
+The logits of all targets would be the largest tensor of a step (V numbers per target), so they are made in chunks, and
+each chunk's gradient is taken at once: logits never exist for more than a chunk, and nothing is computed twice.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-CHUNK_LOGITS = 1 << 25
-"""Logits computed at once (128 MiB of float32). More are made in chunks and made again in the backward pass."""
+CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}
+"""Logits made at once: 8 MiB on a CPU (they stay near its caches), 512 MiB on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -32,36 +35,66 @@ class LossOutput:
         return self.loss / self.count.clamp_min(1)
 
 
-def token_losses(states: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats per target, (N,) float32: `states` (N, d), `targets` (N,) without ignored entries."""
-    rows = max(1, CHUNK_LOGITS // head.out_features)
-    if len(targets) <= rows:
-        return _cross_entropy(states, head, targets)
-    again = torch.is_grad_enabled()
-    parts = []
-    for part, wanted in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
-        parts.append(
-            checkpoint(_cross_entropy, part, head, wanted, use_reentrant=False)
-            if again
-            else _cross_entropy(part, head, wanted)
-        )
-    return torch.cat(parts)
+class _HeadLoss(torch.autograd.Function):
+    """(states (N, d), weight (V, d), targets (N,)) -> (sum of losses, each loss (N,) float32)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, want_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        dtype = states.dtype
+        if torch.is_autocast_enabled(states.device.type):
+            dtype = torch.get_autocast_dtype(states.device.type)
+        matrix = weight.to(dtype)
+        losses = torch.empty(len(targets), dtype=torch.float32, device=states.device)
+        by_states = torch.empty_like(states) if want_gradient else None
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if want_gradient else None
+        rows = max(1, CHUNK_LOGITS.get(states.device.type, 1 << 25) // len(weight))
+        for start in range(0, len(targets), rows):
+            part, wanted = states[start : start + rows].to(dtype), targets[start : start + rows, None]
+            logits = (part @ matrix.T).float()
+            right = logits.gather(1, wanted)
+            peak = logits.amax(1, keepdim=True)
+            exps = logits.sub_(peak).exp_()
+            total = exps.sum(1, keepdim=True)
+            losses[start : start + rows] = (total.log() + peak - right).squeeze(1)
+            if by_states is None or by_weight is None:
+                continue
+            # d loss / d logits = exps / total - onehot(target). The division moves to the small factors.
+            exps = exps.to(dtype)
+            scaled = (part.float() / total).to(dtype)
+            by_states[start : start + rows] = (exps @ matrix).float() / total - matrix[wanted[:, 0]].float()
+            by_weight += exps.T @ scaled if dtype == torch.float32 else (exps.T @ scaled).float()
+            by_weight.index_add_(0, wanted[:, 0], part.float(), alpha=-1)
+        if by_states is not None and by_weight is not None:
+            ctx.save_for_backward(by_states, by_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        by_states, by_weight = ctx.saved_tensors
+        return by_states * grad.to(by_states.dtype), by_weight * grad.to(by_weight.dtype), None, None
 
 
-def _cross_entropy(states: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    return F.cross_entropy(head(states).float(), targets, reduction="none")
+def head_loss(states: Tensor, head: nn.Linear, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in nats of `targets` (N,) under `head` (no bias) applied to `states` (N, d).
+
+    Returns its sum, through which gradients flow, and the value per target, (N,) float32 and detached.
+    """
+    want_gradient = torch.is_grad_enabled() and (states.requires_grad or head.weight.requires_grad)
+    return _HeadLoss.apply(states, head.weight, targets, want_gradient)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def summarise(losses: Tensor, targets: Tensor, text_size: int, unit_offset: int) -> LossOutput:
-    """Sums `losses` (N,) by the modality of `targets` (N,)."""
-    detached = losses.detach()
-    speech = (targets >= unit_offset).to(detached.dtype)
-    text = (targets < text_size).to(detached.dtype)
+def summarise(total: Tensor, losses: Tensor, targets: Tensor, text_size: int, unit_offset: int) -> LossOutput:
+    """The summed loss `total` with its parts by modality, from `losses` (N,) and their `targets` (N,)."""
+    speech = (targets >= unit_offset).to(losses.dtype)
+    text = (targets < text_size).to(losses.dtype)
     return LossOutput(
-        loss=losses.sum(),
+        loss=total,
         count=torch.tensor(float(len(targets)), device=losses.device),
-        speech_loss=(detached * speech).sum(),
+        speech_loss=(losses * speech).sum(),
         speech_count=speech.sum(),
-        text_loss=(detached * text).sum(),
+        text_loss=(losses * text).sum(),
         text_count=text.sum(),
     )

@@ -18,7 +18,7 @@ from lst.model.attention import Backend, plan
 from lst.model.blocks import Transformer
 from lst.model.config import LSTConfig
 from lst.model.local import LocalPlans, LocalTokens, PatchDecoder, PatchEncoder
-from lst.model.loss import LossOutput, summarise, token_losses
+from lst.model.loss import LossOutput, head_loss, summarise
 from lst.model.masks import CausalMask
 
 
@@ -93,22 +93,28 @@ class LST(nn.Module):
 
     def loss(self, batch: PackedBatch) -> LossOutput:
         """Summed next-token cross-entropy over the batch's targets, with sums per modality."""
-        losses, targets = [], []
+        sums, losses, targets = [], [], []
         for part in self._predict(batch):
             wanted = _at(batch.targets, part.places)
             chosen = part.live & (wanted != IGNORED)
+            total, each = head_loss(part.states[chosen], part.head, wanted[chosen])
+            sums.append(total)
+            losses.append(each)
             targets.append(wanted[chosen])
-            losses.append(token_losses(part.states[chosen], part.head, targets[-1]))
-        return summarise(torch.cat(losses), torch.cat(targets), self.config.text_size, self.unit_offset)
+        total = torch.stack(sums).sum()
+        return summarise(total, torch.cat(losses), torch.cat(targets), self.config.text_size, self.unit_offset)
 
     def target_losses(self, batch: PackedBatch) -> Tensor:
-        """(B, T) float32: minus the log probability in nats of each token's target; 0 where there is no target."""
+        """(B, T) float32: minus the log probability in nats of each token's target; 0 where there is no target.
+
+        Detached: for scoring. An entry stands at the token that predicts, one before the token it is about.
+        """
         out = torch.zeros(batch.tokens.shape, device=batch.device)
         rows = torch.arange(len(batch.tokens), device=batch.device)[:, None].expand_as(batch.tokens)
         for part in self._predict(batch):
             wanted = _at(batch.targets, part.places)
             chosen = part.live & (wanted != IGNORED)
-            values = token_losses(part.states[chosen], part.head, wanted[chosen])
+            _, values = head_loss(part.states[chosen], part.head, wanted[chosen])
             if part.places is None:
                 out[chosen] = values
             else:

@@ -1,7 +1,8 @@
 """Who may attend to whom: the three masks of the model, stated once, independent of how attention is computed.
 
-Each mask is a formula over (batch row, query index, key index). `dense()` evaluates it everywhere; flex_attention
-compiles it; the xformers back end expresses it through its own bias classes, which tests compare with `dense()`.
+Documents lie together in a row, and so do the tokens of a patch. Therefore each query of every mask sees one run of
+keys, `first <= key < last`, and a mask is two integers per query. The back ends of `lst.model.attention` all start from
+these: a dense boolean mask, flex_attention's formula, xformers' biases, or the ranges themselves.
 """
 
 from dataclasses import dataclass
@@ -11,50 +12,73 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class CausalMask:
-    """Block-causal self-attention: a token sees itself and earlier tokens of its own document, at most `window`.
+class Mask:
+    """A query sees keys first..last-1 of its batch row; nothing if they are equal."""
 
-    `documents` (B, N) int64: 0 is padding, which sees nothing and is not seen.
+    first: Tensor
+    """(B, Q) int64."""
+    last: Tensor
+    """(B, Q) int64."""
+    keys: int
+    """Keys per batch row, K."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.first.device
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, Q, K)."""
+        batch, queries = self.first.shape
+        return batch, queries, self.keys
+
+    def allowed(self, b: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        """Bool, of the broadcast shape of three index tensors (row, query, key)."""
+        return (k >= self.first[b, q]) & (k < self.last[b, q])
+
+    def nonempty(self) -> Tensor:
+        """(B, Q) bool: queries that see anything. Padding does not; nor does a document's first token any patch."""
+        return self.last > self.first
+
+    def dense(self) -> Tensor:
+        """(B, Q, K) bool."""
+        keys = torch.arange(self.keys, device=self.device)
+        return (keys >= self.first[:, :, None]) & (keys < self.last[:, :, None])
+
+
+@dataclass(frozen=True)
+class CausalMask(Mask):
+    """Block-causal self-attention: a token sees itself and earlier tokens of its document, at most `window` in all.
+
+    `documents` (B, N) int64, each document's tokens together; 0 is padding, which sees nothing and is not seen.
     """
 
     documents: Tensor
     window: int | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(B, queries, keys)."""
-        batch, length = self.documents.shape
-        return batch, length, length
-
-    @property
-    def device(self) -> torch.device:
-        return self.documents.device
-
-    def allowed(self, b: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        """Bool, of the broadcast shape of the three index tensors."""
-        document = self.documents[b, q]
-        seen = (document == self.documents[b, k]) & (document > 0) & (k <= q)
-        return seen if self.window is None else seen & (q - k < self.window)
-
-    def nonempty(self) -> Tensor:
-        """(B, N) bool: queries that see anything."""
-        return self.documents > 0
+    def keys(self) -> int:  # type: ignore[override]
+        return self.documents.shape[1]
 
     @cached_property
-    def _dense(self) -> Tensor:
-        return _evaluate(self)
+    def first(self) -> Tensor:  # type: ignore[override]
+        start = _run_starts(self.documents)
+        if self.window is None:
+            return start
+        place = torch.arange(self.keys, device=self.documents.device)
+        return torch.maximum(start, place - (self.window - 1))
 
-    def dense(self) -> Tensor:
-        """(B, N, N) bool."""
-        return self._dense
+    @cached_property
+    def last(self) -> Tensor:  # type: ignore[override]
+        place = torch.arange(1, self.keys + 1, device=self.documents.device)
+        return torch.where(self.documents > 0, place, self.first)
 
 
 @dataclass(frozen=True)
-class PrefixMask:
+class PrefixMask(Mask):
     """The decoder's cross-attention: token i sees the patches j < visible[i] of its own document.
 
-    `query_documents`, `visible` (B, T); `key_documents` (B, P); int64.
+    `query_documents`, `visible` (B, T); `key_documents` (B, P); int64, documents as in `CausalMask`.
     """
 
     query_documents: Tensor
@@ -62,43 +86,30 @@ class PrefixMask:
     key_documents: Tensor
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(B, queries, keys)."""
-        batch, length = self.query_documents.shape
-        return batch, length, self.key_documents.shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        return self.query_documents.device
-
-    def allowed(self, b: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        """Bool, of the broadcast shape of the three index tensors."""
-        document = self.query_documents[b, q]
-        return (document == self.key_documents[b, k]) & (document > 0) & (k < self.visible[b, q])
-
-    def nonempty(self) -> Tensor:
-        """(B, T) bool: queries that see anything. The first token of a document may see no patch yet."""
-        if self.key_documents.shape[1] == 0:
-            return torch.zeros_like(self.visible, dtype=torch.bool)
-        # A document's patches lie together, so something is visible exactly when the latest visible patch is its own.
-        latest = self.key_documents.gather(1, (self.visible - 1).clamp_min(0))
-        return (self.visible > 0) & (latest == self.query_documents) & (self.query_documents > 0)
+    def keys(self) -> int:  # type: ignore[override]
+        return self.key_documents.shape[1]
 
     @cached_property
-    def _dense(self) -> Tensor:
-        return _evaluate(self)
+    def first(self) -> Tensor:  # type: ignore[override]
+        if self.keys == 0:
+            return self.last
+        latest = (self.visible - 1).clamp_min(0)
+        # The latest patch before `visible` is of this document, or nothing of this document is visible yet.
+        own = (self.visible > 0) & (self.key_documents.gather(1, latest) == self.query_documents)
+        start = _run_starts(self.key_documents).gather(1, latest)
+        return torch.where(own & (self.query_documents > 0), start, self.last)
 
-    def dense(self) -> Tensor:
-        """(B, T, P) bool."""
-        return self._dense
+    @property
+    def last(self) -> Tensor:  # type: ignore[override]
+        return self.visible
 
 
 @dataclass(frozen=True)
-class MemberMask:
+class MemberMask(Mask):
     """The encoder's cross-attention: a patch query sees the tokens of its own patch, and no others.
 
-    `patch_ids` (B, T) int64: the patch of each token; `documents` (B, T): 0 is padding; `patches`: P;
-    `queries`: per patch (BLT's k), so there are P * queries query rows, those of a patch next to each other.
+    `patch_ids` (B, T) int64: the patch of each token, each patch's tokens together; `documents` (B, T): 0 is padding;
+    `patches`: P; `queries`: per patch (BLT's k), so there are P * queries queries, those of a patch next to each other.
     """
 
     patch_ids: Tensor
@@ -107,42 +118,30 @@ class MemberMask:
     queries: int = 1
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(B, queries, keys)."""
-        batch, length = self.patch_ids.shape
-        return batch, self.patches * self.queries, length
-
-    @property
-    def device(self) -> torch.device:
-        return self.patch_ids.device
-
-    def allowed(self, b: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        """Bool, of the broadcast shape of the three index tensors."""
-        return (self.patch_ids[b, k] == q // self.queries) & (self.documents[b, k] > 0)
-
-    def nonempty(self) -> Tensor:
-        """(B, P * queries) bool: queries that see anything. Padding patches have no tokens."""
-        counts = torch.zeros(self.patch_ids.shape[0], self.patches, dtype=torch.int64, device=self.device)
-        counts.scatter_add_(1, self.patch_ids, (self.documents > 0).long())
-        return (counts > 0).repeat_interleave(self.queries, dim=1)
+    def keys(self) -> int:  # type: ignore[override]
+        return self.patch_ids.shape[1]
 
     @cached_property
-    def _dense(self) -> Tensor:
-        return _evaluate(self)
+    def counts(self) -> Tensor:
+        """(B, P) tokens in each patch."""
+        counts = torch.zeros(len(self.patch_ids), self.patches, dtype=torch.int64, device=self.patch_ids.device)
+        return counts.scatter_add(1, self.patch_ids, (self.documents > 0).long())
 
-    def dense(self) -> Tensor:
-        """(B, P * queries, T) bool."""
-        return self._dense
+    @cached_property
+    def first(self) -> Tensor:  # type: ignore[override]
+        place = torch.arange(self.keys, device=self.patch_ids.device).expand_as(self.patch_ids)
+        place = torch.where(self.documents > 0, place, self.keys)
+        start = torch.full_like(self.counts, self.keys).scatter_reduce(1, self.patch_ids, place, "amin")
+        return start.repeat_interleave(self.queries, dim=1)
+
+    @cached_property
+    def last(self) -> Tensor:  # type: ignore[override]
+        return self.first + self.counts.repeat_interleave(self.queries, dim=1)
 
 
-Mask = CausalMask | PrefixMask | MemberMask
-
-
-def _evaluate(mask: Mask) -> Tensor:
-    batch, queries, keys = mask.shape
-    device = mask.device
-    return mask.allowed(
-        torch.arange(batch, device=device)[:, None, None],
-        torch.arange(queries, device=device)[None, :, None],
-        torch.arange(keys, device=device)[None, None, :],
-    )
+def _run_starts(documents: Tensor) -> Tensor:
+    """(B, N): where in the row the run of equal entries that each place belongs to begins."""
+    place = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return torch.where(begins, place, 0).cummax(dim=1).values if documents.shape[1] else place

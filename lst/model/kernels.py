@@ -1,0 +1,87 @@
+"""Three element-wise operations with hand-written gradients.
+
+Each is memory-bound: composed from torch operations it passes over its data several times more and keeps more of it for
+the backward pass. Tests compare values and gradients with the plain formulas.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, sin, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    first, second = x.float().chunk(2, dim=-1)
+    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    low, high = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=low).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=high).addcmul_(first, sin, value=sign)
+    return out.to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the pairs (i, i + D/2) of `x` (B, N, H, D) by angles given as cos and sin (B, N, 1, D/2), in float32."""
+    return _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        out: Tensor = (wide * scale).mul_(weight.float()).to(x.dtype)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        normed = x.float() * scale
+        grad = grad.float()
+        by_weight = (grad * normed).flatten(0, -2).sum(0)
+        inner = grad * weight.float()
+        # d/dx of x * scale: the part of `inner` along `normed` changes only the norm, which is divided out.
+        along = torch.linalg.vecdot(inner, normed)[..., None].div_(x.shape[-1])
+        by_input = inner.addcmul_(normed, along, value=-1).mul_(scale)
+        return by_input.to(x.dtype), by_weight.to(weight.dtype), None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32."""
+    return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        out = torch.empty_like(gate_up)
+        by_gate, by_up = out.chunk(2, dim=-1)
+        torch.mul(F.silu(gate), grad, out=by_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=by_gate)
+        return out
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, where `gate_up` (..., 2n) holds gate in its first half: (..., n)."""
+    return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return, no-untyped-call]
