@@ -138,7 +138,8 @@ def _group_sums(sample: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDA
         raise LstError(f"{len(sample)} values but {len(groups)} group labels.")
     index = {label: number for number, label in enumerate(dict.fromkeys(groups))}
     which = np.array([index[label] for label in groups])
-    return np.bincount(which, weights=sample), np.bincount(which).astype(np.float64)
+    sums: NDArray[np.float64] = np.bincount(which, weights=sample).astype(np.float64)
+    return sums, np.bincount(which).astype(np.float64)
 
 
 def _resampled_means(

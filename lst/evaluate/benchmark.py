@@ -1,0 +1,201 @@
+"""Benchmark items as a manifest: `lst.bench/1`, text as it is and speech as units of one tokenizer.
+
+The tokenizer's fingerprint travels with the units, so that a model trained on others refuses them
+(`lst.evaluate.handshake`). The content id covers every file that is read: the index and the audio, not their paths.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from lst.config import StageConfig
+from lst.errors import LstError
+from lst.evaluate.readers import Format, Source, SourceItem, read_source
+from lst.manifest import (
+    Manifest,
+    Progress,
+    Rejection,
+    ShardResult,
+    StageSpec,
+    build_shards,
+    inside,
+    sha256_file,
+    sha256_json,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STAGE = "import-benchmark"
+VERSION = 1
+ITEMS_PER_SHARD = 100
+CARD_FILE = "benchmark.json"
+"""Optional, beside the items: {"corpus", "licence", "source"}, which becomes the manifest's provenance."""
+
+
+class BenchmarkConfig(StageConfig):
+    """How a benchmark becomes items."""
+
+    format: Format | Literal["auto"] = Field("auto", description="layout of the source; auto: by what is there")
+    tokenizer: str | None = Field("mfcc-501", description="unit tokenizer of the model to be tested; null: text only")
+    min_units: int = Field(2, ge=1, description="shortest spoken prompt or ending, in units of 40 ms")
+
+
+@dataclass(frozen=True)
+class _Task:
+    root: str
+    items: tuple[SourceItem, ...]
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Turns items into rows; a pure function of its task and of these settings."""
+
+    tokenizer: str | None
+    min_units: int
+
+    def __call__(self, task: _Task) -> ShardResult:
+        rows: list[dict[str, Any]] = []
+        rejected: list[Rejection] = []
+        totals = {"units": 0, "seconds": 0.0, "spoken": 0, "written": 0}
+        cache_of_units: dict[str, np.ndarray] = {}
+        for item in task.items:
+            outcome = self._row(item, Path(task.root), cache_of_units)
+            if isinstance(outcome, Rejection):
+                rejected.append(outcome)
+                continue
+            rows.append(outcome)
+            units = len(outcome["context_units"]) + sum(len(choice) for choice in outcome["choices_units"])
+            totals["units"] += units
+            totals["seconds"] += units / 25
+            totals["spoken"] += bool(outcome["choices_units"])
+            totals["written"] += bool(outcome["choices_text"])
+        return ShardResult(rows, rejected, totals)
+
+    def _row(self, item: SourceItem, root: Path, known: dict[str, "np.ndarray"]) -> dict[str, Any] | Rejection:
+        from lst.audio import AudioError, read_audio
+
+        if self.tokenizer is None and not item.choices_text:
+            return Rejection(item.id, "no-text", "speech only, and no unit tokenizer was asked for")
+        if self.tokenizer is not None:
+            for name in item.audio_paths:
+                if name in known:
+                    continue
+                try:
+                    samples = read_audio(inside(root, name, what=item.id))
+                except AudioError as error:
+                    return Rejection(item.id, error.reason, error.message)
+                units = _tokenizer(self.tokenizer).encode(samples)
+                if len(units) < self.min_units:
+                    return Rejection(item.id, "empty-audio", f"{name} is {len(samples) / 16000:.2f} s long")
+                known[name] = units
+        return {
+            "id": item.id,
+            "group": item.group or item.id,
+            "label": item.label,
+            "context_text": item.context_text,
+            "choices_text": list(item.choices_text),
+            "context_units": known.get(item.context_audio, []),
+            "choices_units": [known[name] for name in item.choices_audio if name in known],
+        }
+
+
+@cache
+def _tokenizer(name: str) -> Any:
+    from lst.units import load_tokenizer
+
+    return load_tokenizer(name)
+
+
+def import_benchmark_spec(src: Path, config: BenchmarkConfig) -> StageSpec:
+    """What `import_benchmark` would make of the benchmark at `src`: its files are hashed, none is decoded."""
+    return _spec(_read(Path(src), config), Path(src), config)
+
+
+def import_benchmark(
+    src: Path,
+    out: Path,
+    config: BenchmarkConfig,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    force: bool = False,
+    max_rejected: float = 1.0,
+) -> Manifest:
+    """Read a benchmark (`lst.evaluate.readers` says which layouts) and write it to `out` as `lst.bench/1`.
+
+    Raises LstError if the source is not understood, if no item is usable, or if more than the share `max_rejected` of
+    them is not.
+    """
+    source = _read(Path(src), config)
+    spec = _spec(source, Path(src), config)
+    tasks = [
+        _Task(str(source.root), tuple(source.items[start : start + ITEMS_PER_SHARD]))
+        for start in range(0, len(source.items), ITEMS_PER_SHARD)
+    ]
+    worker = _WithEarlier(_Worker(config.tokenizer, config.min_units), tasks[0], tuple(source.rejected))
+    return build_shards(
+        out, spec, tasks, worker, workers=workers, progress=progress, force=force, max_rejected=max_rejected
+    )
+
+
+@dataclass(frozen=True)
+class _WithEarlier:
+    """Adds what the reader rejected to the first shard's rejections, so that the manifest counts it."""
+
+    worker: _Worker
+    first: _Task
+    rejected: tuple[Rejection, ...]
+
+    def __call__(self, task: _Task) -> ShardResult:
+        result = self.worker(task)
+        if task == self.first:
+            result.rejected = [*self.rejected, *result.rejected]
+        return result
+
+
+def _read(src: Path, config: BenchmarkConfig) -> Source:
+    return read_source(src, config.format)
+
+
+def _spec(source: Source, src: Path, config: BenchmarkConfig) -> StageSpec:
+    speaks = config.tokenizer is not None and any(item.audio_paths for item in source.items)
+    files = {"items": sha256_json([asdict(item) for item in source.items] + [vars(item) for item in source.rejected])}
+    fingerprints = {}
+    settings = config.as_json()
+    if speaks and config.tokenizer is not None:
+        from lst.units import tokenizer_fingerprint
+
+        names = sorted({name for item in source.items for name in item.audio_paths})
+        files["audio"] = sha256_json([[name, sha256_file(inside(source.root, name, what=str(src)))] for name in names])
+        fingerprints["tokenizer"] = tokenizer_fingerprint(config.tokenizer)
+        settings["tokenizer"] = Path(
+            config.tokenizer
+        ).name  # its fingerprint says which one; a path is nobody's concern
+    else:
+        settings["tokenizer"] = None
+    return StageSpec(
+        schema="lst.bench/1",
+        stage=STAGE,
+        version=VERSION,
+        config=settings,
+        fingerprints=fingerprints,
+        provenance=[_provenance(source, src)],
+        files=files,
+    )
+
+
+def _provenance(source: Source, src: Path) -> dict[str, str]:
+    card = source.root / CARD_FILE
+    about = {"corpus": src.stem if src.is_file() else src.resolve().name, "licence": "unknown", "source": source.format}
+    if card.is_file():
+        try:
+            body = json.loads(card.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise LstError(f"{card} is not valid JSON.", hint="Mend it or remove it.") from error
+        about |= {key: str(body[key]) for key in about if key in body}
+    return about
