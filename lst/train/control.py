@@ -1,10 +1,11 @@
 """Stopping a run on request: signals are remembered, and the step in progress is finished and saved first."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 from lst.errors import LstError
 
@@ -23,26 +24,65 @@ class TrainingStopped(LstError):
         self.exit_code = 128 + signal_number
 
 
+class Stoppable(Protocol):
+    """What a run asks to end: fairseq2's trainer."""
+
+    def request_stop(self) -> None:
+        """End after the step in progress."""
+
+
 @dataclass
 class RunControl:
-    """Why a run is about to end, if it is."""
+    """Where a run stands, and why it is about to end, if it is."""
 
+    step: int = 0
+    """Steps done, those of earlier attempts included."""
+    last_loss: float | None = None
+    """Nats per target of the newest batch of this process."""
     signal_number: int | None = None
     """A stop signal that reached this process."""
     stopping: bool = False
     """All processes know of the signal: the step in progress is the last one."""
     finished: bool = False
     """The budget is used up with the step in progress."""
+    rank: int = 0
+    world: int = 1
+    trainer: Stoppable | None = None
 
     @property
     def ending(self) -> bool:
         """Whether the step in progress is the last one of this process; the same on all processes."""
         return self.finished or self.stopping
 
+    def attach(self, trainer: Stoppable) -> None:
+        """Tell `trainer` when to stop: at once, if a signal came before it was built."""
+        self.trainer = trainer
+        if self.ending:
+            trainer.request_stop()
+
+    def receive(self, signal_number: int) -> None:
+        """A stop signal came. Several processes first have to agree on their last step: see `stop`."""
+        self.signal_number = signal_number
+        if self.world == 1:
+            self.stop()
+
+    def stop(self) -> None:
+        """End after the step in progress, saving it."""
+        self.signal_number = self.signal_number or int(signal.SIGTERM)  # another process got it
+        self.stopping = True
+        if self.trainer is not None:
+            self.trainer.request_stop()
+
+    def finish(self) -> None:
+        """The budget is used up: the trainer is asked to stop as if by a signal, since only then it ends in order."""
+        self.finished = True
+        if self.trainer is not None:
+            self.trainer.request_stop()
+
 
 @contextmanager
-def stop_signals(control: RunControl, on_stop: Callable[[], None]) -> Iterator[None]:
-    """While inside, a stop signal sets `control.signal_number` and calls `on_stop`; a second Ctrl-C breaks off at once.
+def stop_signals(control: RunControl) -> Iterator[None]:
+    """While inside, a stop signal goes to `control`; a second Ctrl-C breaks off at once.
 
     Handlers exist in the main thread only; elsewhere signals keep doing what they did.
     """
@@ -50,8 +90,7 @@ def stop_signals(control: RunControl, on_stop: Callable[[], None]) -> Iterator[N
     def handle(number: int, frame: FrameType | None) -> None:
         if control.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        control.signal_number = number
-        on_stop()
+        control.receive(number)
 
     previous = {}
     try:

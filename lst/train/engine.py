@@ -9,7 +9,6 @@ Importing this module costs seconds: import it inside the function that trains.
 """
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from lst.model.lst import LST
 from lst.train.config import TrainerConfig
 from lst.train.contain import contained, log_to_file
 from lst.train.control import RunControl, TrainingStopped, stop_signals
+from lst.train.together import process_rank
 
 log = logging.getLogger("lst.train")
 
@@ -66,6 +66,8 @@ class TrainingJob:
     """(rank, number of processes) -> this process's share of each validation set."""
     count_flops: Callable[[PackedBatch], float] = lambda batch: 0.0
     """FLOPs of a training step on a batch, forward and backward."""
+    unit_frames: Sequence[int] | None = None
+    """40 ms frames behind each unit id, where units are pieces of a unit BPE; otherwise one each."""
     keep_best: bool = False
     """Return the weights of the validation with the lowest loss instead of the last ones."""
     progress: Progress = lambda done, total, unit: None
@@ -104,33 +106,23 @@ def train(job: TrainingJob) -> TrainingResult:
     job.directory.mkdir(parents=True, exist_ok=True)
     control = RunControl()
     recipe = LSTRecipe(job, control, on_ready=lambda: log_to_file(log_file))
-    with contained(), stop_signals(control, on_stop=recipe.request_stop):
+    with contained(), stop_signals(control):
         try:
             run(recipe, recipe_config(job), job.directory / "fairseq2", no_rich=True)
         except TaskStopException:
-            log.info("Ended after step %d.", recipe.step)  # it was asked to: by a signal, or by the budget's end
+            log.info("Ended after step %d.", control.step)  # it was asked to: by a signal, or by the budget's end
         except Exception as error:
             raise _explained(error) from error
-    if control.finished and recipe.step:
+    if control.finished and control.step:
         return recipe.result()
     if control.signal_number is None:
         raise LstError("There is no data to train on.", hint="Check the splits of the pairs and of the text.")
     total = recipe.total_steps
     raise TrainingStopped(
-        f"Stopped after step {recipe.step}{f' of {total}' if total else ''}; the run is saved.",
+        f"Stopped after step {control.step}{f' of {total}' if total else ''}; the run is saved.",
         hint="Run the same command again to continue.",
         signal_number=control.signal_number,
     )
-
-
-def process_rank() -> int:
-    """This process's number under torchrun or Slurm, 0 when it is alone."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _explained(error: Exception) -> Exception:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torcheval.metrics import Metric
 
 from lst.constants import FRAME_RATE
 from lst.data.batch import PackedBatch
+from lst.data.vocabulary import Vocabulary
 from lst.model.loss import LossOutput
 
 TALLY = "total_tally"
@@ -31,7 +32,8 @@ COUNTS = (
     "speech_targets",
     "text_loss",
     "text_targets",
-    "units",  # speech units read
+    "speech_frames",  # 40 ms frames behind the speech targets: as many, except with a unit BPE
+    "units",  # speech units read (the frames behind them, with a unit BPE)
     "text_tokens",  # text pieces read
     "global_units",  # steps of the global transformer: patches and text tokens
     "speech_patches",
@@ -71,17 +73,28 @@ class Tally(Metric[Tensor]):
         return self
 
 
-def batch_counts(batch: PackedBatch, unit_offset: int, text_size: int, flops: float) -> dict[str, float]:
-    """What is in a batch, losses apart; cheap, on the CPU before the batch goes to its device."""
-    live = batch.documents > 0
-    return {
-        "units": float((batch.tokens >= unit_offset).sum()),
-        "text_tokens": float(((batch.tokens < text_size) & live).sum()),
-        "global_units": float(batch.global_units),
-        "speech_patches": float(((batch.patch_documents > 0) & ~batch.patch_is_text).sum()),
-        "positions": float(batch.patch_documents.numel()),
-        "flops": flops,
-    }
+class BatchCounter:
+    """Counts what is in a batch, losses apart; on the CPU, before the batch goes to its device.
+
+    `unit_frames`: 40 ms frames behind each unit id, where they are pieces of a unit BPE.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, unit_frames: Sequence[int] | None = None) -> None:
+        self._vocabulary = vocabulary
+        frames = [0.0] * vocabulary.unit_offset + [float(n) for n in unit_frames or [1] * vocabulary.num_units]
+        self._frames = torch.tensor([*frames, 0.0])  # the last entry is for targets to be ignored
+
+    def __call__(self, batch: PackedBatch, flops: float = 0.0) -> dict[str, float]:
+        """Every entry of `COUNTS` but losses and their targets."""
+        return {
+            "speech_frames": float(self._frames[batch.targets.clamp_min(-1)].sum()),
+            "units": float(self._frames[batch.tokens].sum()),
+            "text_tokens": float((batch.tokens < self._vocabulary.text_size).sum()),
+            "global_units": float(batch.global_units),
+            "speech_patches": float(((batch.patch_documents > 0) & ~batch.patch_is_text).sum()),
+            "positions": float(batch.patch_documents.numel()),
+            "flops": flops,
+        }
 
 
 def loss_counts(output: LossOutput) -> dict[str, float]:
@@ -117,8 +130,8 @@ def rates(counts: Mapping[str, float]) -> dict[str, float]:
     if counts["targets"]:
         out["loss"] = counts["loss"] / counts["targets"]
         out["bits"] = out["loss"] * bits
-    if counts["speech_targets"]:
-        out["speech_bits_per_second"] = counts["speech_loss"] / counts["speech_targets"] * bits * FRAME_RATE
+    if counts["speech_frames"]:
+        out["speech_bits_per_second"] = counts["speech_loss"] / counts["speech_frames"] * bits * FRAME_RATE
     if counts["text_targets"]:
         out["text_bits_per_token"] = counts["text_loss"] / counts["text_targets"] * bits
     return out

@@ -1,19 +1,13 @@
 """The fairseq2 recipe that trains an LST: what it registers, and the trainer it builds."""
 
-import math
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
 from fairseq2.composition.models import register_model_family
-from fairseq2.datasets import DataReader
-from fairseq2.device import SupportsDeviceTransfer
 from fairseq2.early_stopper import NOOP_EARLY_STOPPER
-from fairseq2.gang import Gangs, all_sum
-from fairseq2.metrics import MetricBag
 from fairseq2.models.utils.ac import apply_layerwise_ac
 from fairseq2.optim.fp16_loss_scaler import NOOP_FP16_LOSS_SCALER
 from fairseq2.recipe.base import Recipe, RecipeContext
@@ -27,40 +21,25 @@ from fairseq2.recipe.config import (
 )
 from fairseq2.runtime.dependency import DependencyContainer, wire_object
 from fairseq2.task import Task
-from fairseq2.trainer import Trainer, TrainUnit
+from fairseq2.trainer import Trainer
 from fairseq2.validator import NOOP_VALIDATOR
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from lst.data.batch import PackedBatch
 from lst.errors import LstError
-from lst.manifest import write_json
-from lst.model.loss import LossOutput
 from lst.model.lst import LST
 from lst.train.checkpoints import DirectoryCheckpoints
 from lst.train.config import OptimizerConfig
 from lst.train.control import RunControl
-from lst.train.engine import TrainingJob, TrainingResult, TrainStream
-from lst.train.metrics import COUNTS, TALLY, RunRecorder, Tally, batch_counts, in_order, loss_counts, named
+from lst.train.engine import TrainingJob, TrainingResult
+from lst.train.feed import LossModule, LossUnit, StreamReader
+from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, named
 from lst.train.schedule import lr_factor
 from lst.train.validation import LossValidator
 
 FAMILY = "lst"
-
-
-class LossModule(nn.Module):
-    """The model as the trainer sees it: DDP needs a `forward` that ends in the loss."""
-
-    def __init__(self, lst: LST) -> None:
-        super().__init__()
-        self.lst = lst
-
-    def forward(self, batch: PackedBatch) -> tuple[Tensor, ...]:
-        """The fields of the batch's `LossOutput`, in order."""
-        out = self.lst.loss(batch)
-        return out.loss, out.count, out.speech_loss, out.speech_count, out.text_loss, out.text_count
 
 
 @dataclass(kw_only=True)
@@ -90,110 +69,14 @@ def recipe_config(job: TrainingJob) -> LSTRecipeConfig:
     return LSTRecipeConfig(trainer=trainer, regime=RegimeSection(), common=common)
 
 
-class DeviceBatch(SupportsDeviceTransfer):
-    """A batch that moves in place, as fairseq2 wants it, with what was counted before it moved."""
-
-    def __init__(self, packed: PackedBatch, counts: dict[str, float]) -> None:
-        self.packed = packed
-        self.counts = counts
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
-        self.packed = self.packed.to(device, non_blocking=non_blocking)
-
-
-class StreamReader(DataReader[DeviceBatch]):
-    """Feeds the trainer from the job's stream; between steps it reports progress and agrees on stopping."""
-
-    def __init__(self, job: TrainingJob, recipe: "LSTRecipe", gangs: Gangs) -> None:
-        self._job = job
-        self._recipe = recipe
-        self._gangs = gangs
-        self.stream: TrainStream = job.open_stream(gangs.dp.rank, gangs.dp.size)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> list[DeviceBatch]:
-        recipe = self._recipe
-        if self.stream.progress >= 1.0:
-            recipe.finish()
-            raise StopIteration
-        if self._gangs.root.size > 1:
-            recipe.agree_on_stopping()
-        recipe.between_steps()
-        batches = [self._counted(batch) for batch in self.stream.next_step()]
-        flops = sum(batch.counts["flops"] for batch in batches)
-        self.stream.account(flops if self._gangs.dp.size == 1 else float(all_sum(self._gangs.dp, flops)))
-        if self.stream.progress >= 1.0:
-            recipe.finish()
-        return batches
-
-    def _counted(self, batch: PackedBatch) -> DeviceBatch:
-        vocabulary = self._recipe.module.lst.config.vocabulary
-        flops = self._job.count_flops(batch)
-        return DeviceBatch(batch, batch_counts(batch, vocabulary.unit_offset, vocabulary.text_size, flops))
-
-    def reset(self) -> None:
-        """Nothing: the stream has no end of its own."""
-
-    def state_dict(self) -> dict[str, object]:
-        return {"stream": self.stream.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.stream.load_state_dict(state_dict["stream"])
-
-    @property
-    def num_accumulate(self) -> int:
-        return self._job.config.batch.accumulate
-
-
-class LossUnit(TrainUnit[DeviceBatch]):
-    """One forward pass: the loss summed over targets, and their number, by which fairseq2 divides the gradients."""
-
-    def __init__(self, job: TrainingJob, module: nn.Module, recipe: "LSTRecipe") -> None:
-        self._job = job
-        self._module = module
-        self._recipe = recipe
-        self._step = 0
-
-    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
-        metric_bag.add(TALLY, Tally())
-
-    def set_step_nr(self, step_nr: int) -> None:
-        self._step = step_nr
-
-    def process_batch(self, batch: DeviceBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
-        output = LossOutput(*self._module(batch.packed))
-        losses = loss_counts(output)
-        if not math.isfinite(losses["loss"]):
-            self._refuse(batch.packed, losses["loss"])
-        metric_bag.get(TALLY, Tally).update(in_order(losses | batch.counts))
-        if losses["targets"]:
-            self._recipe.last_loss = losses["loss"] / losses["targets"]
-        self._recipe.step = self._step
-        return output.loss, batch.packed.num_targets
-
-    def _refuse(self, batch: PackedBatch, loss: float) -> None:
-        path = self._job.directory / f"bad-batch-step-{self._step}-{self._recipe.rank}.json"
-        write_json(path, {"step": self._step, "loss": str(loss), "rows": batch.ids})
-        raise LstError(
-            f"The loss of step {self._step} is {loss}; the ids of the batch's rows are in {path}.",
-            hint="Look at those rows, or lower optimizer.lr; the last checkpoint is from before this step.",
-        )
-
-
 class LSTRecipe(Recipe):
     """Builds one job's trainer; afterwards holds what it made."""
 
     def __init__(self, job: TrainingJob, control: RunControl, on_ready: Callable[[], None]) -> None:
         self.job = job
         self.control = control
-        self.step = 0
-        self.last_loss: float | None = None
         self._on_ready = on_ready
-        self._gangs: Gangs | None = None
         self._restored_step: int | None = None
-        self._trainer: Trainer | None = None
         self._reader: StreamReader | None = None
         self._recorder: RunRecorder | None = None
         self._validator: LossValidator | None = None
@@ -223,8 +106,8 @@ class LSTRecipe(Recipe):
 
     def create_task(self, context: RecipeContext) -> Task:
         """The trainer, with our components in place of those that fairseq2 would register."""
-        job, config, gangs = self.job, self.job.config, context.gangs
-        self._gangs = gangs
+        job, config, gangs, control = self.job, self.job.config, context.gangs, self.control
+        control.rank, control.world = gangs.root.rank, gangs.root.size
         if config.batch.rows % (gangs.dp.size * config.batch.accumulate):
             raise LstError(
                 f"batch.rows ({config.batch.rows}) does not divide into {gangs.dp.size} processes with "
@@ -232,35 +115,34 @@ class LSTRecipe(Recipe):
                 hint="Make batch.rows a multiple of their product.",
             )
         model = context.get_data_parallel_model()
-        self._reader = StreamReader(job, self, gangs)
+        counter = BatchCounter(self.module.lst.config.vocabulary, job.unit_frames)
+        self._reader = StreamReader(job, control, gangs, counter, self._between_steps)
         self._recorder = RunRecorder(
             job.directory,
             config.log_every,
             gangs.device,
-            finished=lambda: self.control.finished,
+            finished=lambda: control.finished,
             wandb_project=job.wandb_project,
         )
         checkpoints = DirectoryCheckpoints(
             job.directory / "checkpoints",
             config.checkpoint,
             gangs,
-            ending=lambda: self.control.ending,
+            ending=lambda: control.ending,
             on_restored=self._restored,
         )
-        if gangs.root.rank == 0 and not checkpoints.has_checkpoint():
+        if control.rank == 0 and not checkpoints.has_checkpoint():
             self._recorder.resume(0, dict.fromkeys(COUNTS, 0.0))
         sets = job.open_valid(gangs.dp.rank, gangs.dp.size)
         if sets:
-            self._validator = LossValidator(
-                job, self.module, self.module.lst, sets, gangs, self._recorder, self.control
-            )
+            self._validator = LossValidator(job, self.module, sets, counter, gangs, self._recorder, control)
         optimizer = build_optimizer(self.module, config.optimizer)
         amp = config.dtype == "bfloat16"
-        self._trainer = wire_object(
+        trainer = wire_object(
             context.resolver,
             Trainer,
             model=model,
-            unit=LossUnit(job, model, self),
+            unit=LossUnit(job, model, control),
             data_reader=self._reader,
             amp=amp,
             amp_dtype=torch.bfloat16 if amp else torch.float32,
@@ -279,9 +161,8 @@ class LSTRecipe(Recipe):
             keep_last_n_checkpoints=config.checkpoint.keep,
             publish_metrics_every_n_steps=config.log_every,
         )
-        if self.control.ending:  # the signal came while the model was built
-            self._trainer.request_stop()
-        return self._trainer
+        control.attach(trainer)
+        return trainer
 
     def _build_module(self, config: FamilyConfig) -> LossModule:
         self._module = LossModule(self.job.build_model())
@@ -300,54 +181,31 @@ class LSTRecipe(Recipe):
 
     # While it runs
 
-    def request_stop(self) -> None:
-        """From a signal handler: end after the step in progress (several processes first agree on which that is)."""
-        if self._gangs is None or self._gangs.root.size == 1:
-            self._stop()
-
-    def agree_on_stopping(self) -> None:
-        """A signal may reach one process only; all of them stop after the same step."""
-        if self._gangs is not None and int(all_sum(self._gangs.root, int(self.control.signal_number is not None))):
-            self.control.signal_number = self.control.signal_number or int(signal.SIGTERM)
-            self._stop()
-
-    def _stop(self) -> None:
-        self.control.stopping = True
-        if self._trainer is not None:
-            self._trainer.request_stop()
-
-    def finish(self) -> None:
-        """The budget is used up: fairseq2 is asked to stop as if by a signal, because only then it does so in order."""
-        self.control.finished = True
-        if self._trainer is not None:
-            self._trainer.request_stop()
-
-    def between_steps(self) -> None:
+    def _between_steps(self) -> None:
         """Before each step: report progress, and make up for a validation that a kill has prevented."""
         if self._restored_step is not None and self._validator is not None:
             self._validator.catch_up(self._restored_step)
         self._restored_step = None
-        if self.rank == 0:
-            loss = "" if self.last_loss is None else f", loss {self.last_loss:.3f}"
-            total = self.total_steps
-            if total is not None:
-                self.job.progress(self.step, total, f"steps{loss}")
-            elif self._reader is not None:
-                self.job.progress(int(1000 * self._reader.stream.progress), 1000, f"‰ of the budget{loss}")
+        if self.control.rank == 0:
+            loss = "" if self.control.last_loss is None else f", loss {self.control.last_loss:.3f}"
+            self._report(loss)
+
+    def _report(self, suffix: str = "") -> None:
+        total = self.total_steps
+        if total is not None:
+            self.job.progress(self.control.step, total, f"steps{suffix}")
+        elif self._reader is not None:
+            self.job.progress(int(1000 * self._reader.stream.progress), 1000, f"‰ of the budget{suffix}")
 
     def _restored(self, step: int, totals: Tensor) -> None:
-        self.step = step
+        self.control.step = step
         self._restored_step = step
-        if self.rank == 0 and self._recorder is not None:
+        if self.control.rank == 0 and self._recorder is not None:
             self._recorder.resume(step, named(totals))
         if self._validator is not None:
             self._validator.resume(step)
 
     # Afterwards
-
-    @property
-    def rank(self) -> int:
-        return 0 if self._gangs is None else int(self._gangs.root.rank)
 
     @property
     def module(self) -> LossModule:
@@ -364,18 +222,16 @@ class LSTRecipe(Recipe):
     def result(self) -> TrainingResult:
         """What a finished run made. Processes other than the first know the weights only."""
         model = _unwrap_layers(self.module.lst).to("cpu").eval()
-        lines = self._recorder.lines() if self._recorder is not None and self.rank == 0 else []
+        lines = self._recorder.lines() if self._recorder is not None and self.control.rank == 0 else []
         trained = [line for line in lines if line["split"] == "train"]
         valid: dict[str, Any] = next((line for line in reversed(lines) if line["split"] == "valid"), {})
         if self.job.keep_best and self._validator is not None:
             valid = self._validator.load_best(model)
-        if self.rank == 0:
-            total = self.total_steps
-            done = (self.step, total) if total is not None else (1000, 1000)
-            self.job.progress(*done, "steps" if total is not None else "‰ of the budget")
+        if self.control.rank == 0:
+            self._report()
         return TrainingResult(
             model=model,
-            steps=self.step,
+            steps=self.control.step,
             totals=trained[-1]["total"] if trained else {},
             train=trained[-1] if trained else {},
             first=trained[0] if trained else {},

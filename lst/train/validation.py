@@ -10,14 +10,14 @@ import torch
 from fairseq2.gang import Gangs, ReduceOperation, broadcast_flag
 from fairseq2.validator import Validator
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from lst.data.batch import PackedBatch
 from lst.manifest.files import explain_os_errors, fsync_directory, fsync_file, write_json
 from lst.model.loss import LossOutput
 from lst.model.lst import LST
 from lst.train.control import RunControl
-from lst.train.metrics import COUNTS, RunRecorder, loss_counts, rates
+from lst.train.feed import LossModule
+from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, in_order, loss_counts, named, rates
 
 if TYPE_CHECKING:
     from lst.train.engine import TrainingJob
@@ -35,9 +35,9 @@ class LossValidator(Validator):
     def __init__(
         self,
         job: "TrainingJob",
-        module: nn.Module,
-        lst: LST,
+        module: LossModule,
         sets: Mapping[str, Sequence[PackedBatch]],
+        counter: BatchCounter,
         gangs: Gangs,
         recorder: RunRecorder,
         control: RunControl,
@@ -46,8 +46,8 @@ class LossValidator(Validator):
         self._keep_best = job.keep_best
         self._directory = job.directory
         self._module = module
-        self._lst = lst
         self._sets = sets
+        self._counter = counter
         self._gangs = gangs
         self._recorder = recorder
         self._control = control
@@ -84,7 +84,7 @@ class LossValidator(Validator):
         sums = {name: self._sum(batches) for name, batches in self._sets.items()}
         if self._gangs.root.rank != 0:
             return
-        everything = {name: sum(part[name] for part in sums.values()) for name in COUNTS[:6]}
+        everything = {name: sum(part[name] for part in sums.values()) for name in COUNTS}
         line: dict[str, Any] = rates(everything)
         losses = {name: rates(part) for name, part in sums.items()}
         for modality, key in (("speech", "speech_bits_per_second"), ("text", "text_bits_per_token")):
@@ -98,17 +98,18 @@ class LossValidator(Validator):
                 self._save_best({"step": step, **line})
 
     def _sum(self, batches: Sequence[PackedBatch]) -> dict[str, float]:
-        """Sums of `COUNTS[:6]` over a set, all processes together."""
+        """Sums of `COUNTS` over a set, all processes together."""
         device = self._gangs.device
         bf16 = self._config.dtype == "bfloat16"
-        total = torch.zeros(6, dtype=torch.float64, device=device)
+        total = torch.zeros(len(COUNTS), dtype=torch.float64, device=device)
         for batch in batches:
             with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
                 output = LossOutput(*self._module(batch.to(device)))
-            total += torch.tensor(list(loss_counts(output).values()), dtype=torch.float64, device=device)
+            counts = in_order(loss_counts(output) | self._counter(batch))
+            total += torch.tensor(counts, dtype=torch.float64, device=device)
         if self._gangs.dp.size > 1:
             self._gangs.dp.all_reduce(total, ReduceOperation.SUM)
-        return dict(zip(COUNTS[:6], total.tolist(), strict=True))
+        return named(total)
 
     def _best(self) -> dict[str, Any] | None:
         path = self._directory / BEST
@@ -121,7 +122,7 @@ class LossValidator(Validator):
         # The name carries the step: the record is written last and never points to other weights.
         path = self._weights(line["step"])
         with explain_os_errors(f"saving the best weights in {self._directory}"):
-            save_file(unique_weights(self._lst), path)
+            save_file(unique_weights(self._module.lst), path)
             fsync_file(path)
             write_json(self._directory / BEST, line)
             for old in self._directory.glob("best-*.safetensors"):

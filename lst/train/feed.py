@@ -1,0 +1,135 @@
+"""How batches reach fairseq2's trainer, and what is done with one: its data reader and its train unit."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from fairseq2.datasets import DataReader
+from fairseq2.device import SupportsDeviceTransfer
+from fairseq2.gang import Gangs, all_sum
+from fairseq2.metrics import MetricBag
+from fairseq2.trainer import TrainUnit
+from torch import Tensor, nn
+
+from lst.data.batch import PackedBatch
+from lst.errors import LstError
+from lst.manifest import write_json
+from lst.model.loss import LossOutput
+from lst.model.lst import LST
+from lst.train.control import RunControl
+from lst.train.engine import TrainingJob, TrainStream
+from lst.train.metrics import TALLY, BatchCounter, Tally, in_order, loss_counts
+
+
+class LossModule(nn.Module):
+    """The model as the trainer sees it: DDP needs a `forward` that ends in the loss."""
+
+    def __init__(self, lst: LST) -> None:
+        super().__init__()
+        self.lst = lst
+
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, ...]:
+        """The fields of the batch's `LossOutput`, in order."""
+        out = self.lst.loss(batch)
+        return out.loss, out.count, out.speech_loss, out.speech_count, out.text_loss, out.text_count
+
+
+class DeviceBatch(SupportsDeviceTransfer):
+    """A batch that moves in place, as fairseq2 wants it, with what was counted before it moved."""
+
+    def __init__(self, packed: PackedBatch, counts: dict[str, float]) -> None:
+        self.packed = packed
+        self.counts = counts
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> None:
+        self.packed = self.packed.to(device, non_blocking=non_blocking)
+
+
+class StreamReader(DataReader[DeviceBatch]):
+    """Feeds the trainer from the job's stream; between steps it reports progress and agrees on stopping."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        control: RunControl,
+        gangs: Gangs,
+        counter: BatchCounter,
+        between_steps: Callable[[], None],
+    ) -> None:
+        self._job = job
+        self._control = control
+        self._gangs = gangs
+        self._counter = counter
+        self._between_steps = between_steps
+        self.stream: TrainStream = job.open_stream(gangs.dp.rank, gangs.dp.size)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[DeviceBatch]:
+        control, alone = self._control, self._gangs.root.size == 1
+        if self.stream.progress >= 1.0:
+            control.finish()
+            raise StopIteration
+        # A signal may reach one process only; all of them stop after the same step.
+        if not alone and int(all_sum(self._gangs.root, int(control.signal_number is not None))):
+            control.stop()
+        self._between_steps()
+        batches = [self._counted(batch) for batch in self.stream.next_step()]
+        flops = sum(batch.counts["flops"] for batch in batches)
+        self.stream.account(flops if alone else float(all_sum(self._gangs.dp, flops)))
+        if self.stream.progress >= 1.0:
+            control.finish()
+        return batches
+
+    def _counted(self, batch: PackedBatch) -> DeviceBatch:
+        return DeviceBatch(batch, self._counter(batch, self._job.count_flops(batch)))
+
+    def reset(self) -> None:
+        """Nothing: the stream has no end of its own."""
+
+    def state_dict(self) -> dict[str, object]:
+        return {"stream": self.stream.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.stream.load_state_dict(state_dict["stream"])
+
+    @property
+    def num_accumulate(self) -> int:
+        return self._job.config.batch.accumulate
+
+
+class LossUnit(TrainUnit[DeviceBatch]):
+    """One forward pass: the loss summed over targets, and their number, by which fairseq2 divides the gradients."""
+
+    def __init__(self, job: TrainingJob, module: nn.Module, control: RunControl) -> None:
+        self._job = job
+        self._module = module
+        self._control = control
+        self._step = 0
+
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        metric_bag.add(TALLY, Tally())
+
+    def set_step_nr(self, step_nr: int) -> None:
+        self._step = step_nr
+
+    def process_batch(self, batch: DeviceBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
+        output = LossOutput(*self._module(batch.packed))
+        losses = loss_counts(output)
+        if not math.isfinite(losses["loss"]):
+            self._refuse(batch.packed, losses["loss"])
+        metric_bag.get(TALLY, Tally).update(in_order(losses | batch.counts))
+        if losses["targets"]:
+            self._control.last_loss = losses["loss"] / losses["targets"]
+        self._control.step = self._step
+        return output.loss, batch.packed.num_targets
+
+    def _refuse(self, batch: PackedBatch, loss: float) -> None:
+        path = self._job.directory / f"bad-batch-step-{self._step}-{self._control.rank}.json"
+        write_json(path, {"step": self._step, "loss": str(loss), "rows": batch.ids})
+        raise LstError(
+            f"The loss of step {self._step} is {loss}; the ids of the batch's rows are in {path}.",
+            hint="Look at those rows, or lower optimizer.lr; the last checkpoint is from before this step.",
+        )

@@ -1,0 +1,124 @@
+"""The `finetune` stage: a pre-trained model and pairs in, a model that recognises (asr) or speaks (tts) out.
+
+    asr   <s> units <asr> text <end>      the loss is on text and <end>
+    tts   <t> text <tts> units <end>      the loss is on units and <end>
+
+Patches are static, as at inference. The weights kept are those of the best validation.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lst.data.mixture import MixtureConfig
+from lst.errors import LstError
+from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, merge_provenance, parse_schema
+from lst.train.config import BatchConfig, BudgetConfig, OptimizerConfig, TrainerConfig
+from lst.train.inputs import DataSpec, check_fingerprints, validation_patching
+from lst.train.stage import TOKENIZER_FILE, UNIT_BPE_FILE, finished_model, piece_frames
+from lst.train.together import build_together
+
+VERSION = 1
+
+
+class FinetuneConfig(TrainerConfig):
+    """Settings of the `finetune` stage."""
+
+    task: Literal["asr", "tts"] = Field(description="asr: speech to text; tts: text to speech units")
+    batch: BatchConfig = Field(BatchConfig(rows=4), description="what one step sees")  # type: ignore[call-arg]
+    optimizer: OptimizerConfig = Field(
+        OptimizerConfig(lr=1e-4, warmup_steps=20),  # type: ignore[call-arg]
+        description="AdamW and its schedule",
+    )
+    budget: BudgetConfig = Field(BudgetConfig(amount=500), description="when training is over")  # type: ignore[call-arg]
+    validate_every: int | None = Field(50, ge=1, description="steps between validations; the best one is kept")
+
+
+def finetune_spec(model: Manifest, pairs: Manifest, config: FinetuneConfig) -> StageSpec:
+    """What `finetune` would make. Raises LstError if the data's tokenizers are not the model's."""
+    for manifest, schema in ((model, "lst.model"), (pairs, "lst.pairs")):
+        if parse_schema(manifest.schema)[0] != schema:
+            raise LstError(f"{manifest.path} holds {manifest.schema}, but {schema} is needed here.")
+    check_fingerprints(model, pairs)
+    return StageSpec(
+        schema="lst.model/1",
+        stage="finetune",
+        version=VERSION,
+        config=config.as_json(),
+        inputs={"model": model, "pairs": pairs},
+        fingerprints={name: value for name, value in model.fingerprints.items() if name != "model"},
+        provenance=merge_provenance(model.provenance, pairs.provenance),
+    )
+
+
+def finetune(
+    model: Manifest,
+    pairs: Manifest,
+    out: Path,
+    config: FinetuneConfig,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    force: bool = False,
+    resume: Literal["auto", "never"] = "auto",
+    wandb_project: str | None = None,
+) -> Manifest:
+    """Fine-tune `model` on `pairs` and commit the best weights at `out`; stopping and resuming as in `pretrain`."""
+    spec = finetune_spec(model, pairs, config)
+
+    def make(partial: Path) -> DirectoryResult:
+        return _train(partial, model, pairs, config, progress, wandb_project)
+
+    return build_together(out, spec, make, force=force, fresh=resume == "never")
+
+
+def _train(
+    partial: Path,
+    source: Manifest,
+    pairs: Manifest,
+    config: FinetuneConfig,
+    progress: Progress | None,
+    wandb_project: str | None,
+) -> DirectoryResult:
+    from lst.data.unit_bpe import UnitBpe
+    from lst.model.checkpoint import load_config, load_model
+    from lst.train.engine import TrainingJob, train
+    from lst.train.plan import flops_counter
+
+    partial.mkdir(parents=True, exist_ok=True)
+    model_config = load_config(source.path)
+    patching = validation_patching(model_config.patching)
+    if patching.mode == "aligned":
+        patching = patching.model_copy(update={"mode": "static"})
+    model_config = model_config.model_copy(update={"patching": patching})
+    unit_bpe = UnitBpe(source.file(UNIT_BPE_FILE).read_bytes()) if patching.mode == "bpe" else None
+    data = DataSpec(
+        pairs=pairs,
+        text=None,
+        config=config,
+        patching=patching,
+        mixture=MixtureConfig(speech=1, text=0),
+        vocabulary=model_config.vocabulary,
+        task=config.task,
+        unit_bpe=unit_bpe,
+    )
+    count_flops = flops_counter(model_config)
+    job = TrainingJob(
+        directory=partial,
+        config=config,
+        build_model=lambda: load_model(source.path).model.train(),
+        open_stream=data.open(count_flops),
+        open_valid=lambda rank, world: data.valid(rank, world, [config.task]),
+        count_flops=count_flops,
+        unit_frames=None if unit_bpe is None else piece_frames(unit_bpe),
+        keep_best=True,
+        progress=progress or (lambda *_: None),
+        wandb_project=wandb_project,
+    )
+    result = train(job)
+    names = [TOKENIZER_FILE] + ([UNIT_BPE_FILE] if unit_bpe is not None else [])
+    for name in names:
+        shutil.copyfile(source.file(name), partial / name)
+    return finished_model(partial, result, model_config, names)

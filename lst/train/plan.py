@@ -1,0 +1,49 @@
+"""What a configuration costs, before anything is trained: FLOPs per batch, and the plan that `--dry-run` prints."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lst.model.config import LSTConfig
+from lst.train.config import TrainerConfig
+from lst.train.stream import steps_in_budget
+
+if TYPE_CHECKING:
+    from lst.data.batch import PackedBatch
+
+
+def flops_counter(config: LSTConfig) -> Callable[["PackedBatch"], float]:
+    """FLOPs of a training step on a batch, counted from its documents and patches."""
+    from lst.model.flops import batch_counts, training_flops
+
+    return lambda batch: training_flops(config, batch_counts(config, batch))
+
+
+def training_plan(model: LSTConfig, config: TrainerConfig) -> dict[str, Any]:
+    """Steps, parameters by module and FLOPs of a run, from its settings and the paper's mixture; no data is read.
+
+    The model is built on the meta device: any size fits.
+    """
+    import torch
+
+    from lst.model.flops import mixture_counts, parameters, training_flops
+    from lst.model.lst import LST
+
+    with torch.device("meta"):
+        module = LST(model)
+    per_unit = training_flops(model, mixture_counts(model, document_units=config.batch.sequence_units))
+    step = per_unit * config.batch.units
+    steps = steps_in_budget(config.budget, config.batch)
+    if steps is None and config.budget.kind == "flops":
+        steps = max(1, round(config.budget.amount / step))
+    plan: dict[str, Any] = {
+        "model": model.name,
+        "patching": model.patching.mode,
+        "parameters": sum(value.numel() for value in module.parameters()),
+        "parameters_by_module": parameters(model),
+        "units_per_step": config.batch.units,
+        "flops_per_step": step,
+        "budget": f"{config.budget.amount:g} {config.budget.kind}",
+    }
+    if steps is not None:
+        plan |= {"steps": steps, "flops": steps * step}
+    return plan
