@@ -17,7 +17,7 @@ A document is planned first (which spans, which patches: enough to pack it) and 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -296,21 +296,23 @@ class DocumentMaker:
         return Segment("speech", units, lengths, closed, target, len(units))
 
     def _plan(self, row_id: str, parts: Sequence[Segment]) -> Plan:
-        patches = sum(part.patches for part in parts)
-        truncated = self.limit is not None and patches > self.limit
-        if truncated and self.limit is not None:
-            parts = _truncate(parts, self.limit)
-            patches = self.limit
-        tokens = units = text_tokens = speech_patches = 0
+        tokens = units = text_tokens = patches = speech_patches = 0
         for part in parts:
-            tokens += len(part.ids)
+            count = len(part.ids)
+            tokens += count
             if part.kind == "speech":
+                steps = count if part.lengths is None else len(part.lengths)
                 units += part.frames
-                speech_patches += part.patches
-            elif part.kind == "text":
-                text_tokens += len(part.ids)
+                speech_patches += steps
+                patches += steps
+            else:
+                patches += count
+                if part.kind == "text":
+                    text_tokens += count
+        if self.limit is not None and patches > self.limit:
+            return replace(self._plan(row_id, _truncate(parts, self.limit)), truncated=True)
         offset = self.vocabulary.unit_offset
-        return Plan(row_id, tuple(parts), offset, tokens, units, text_tokens, patches, speech_patches, truncated)
+        return Plan(row_id, tuple(parts), offset, tokens, units, text_tokens, patches, speech_patches, truncated=False)
 
 
 _NONE: IntArray = np.empty(0, dtype=np.int32)

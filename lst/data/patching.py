@@ -18,6 +18,7 @@ with the next token, which lies in another patch and so shows the boundary by it
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -112,14 +113,19 @@ class PatchingConfig(StageConfig):
         return "aligned" if draw < probability else "static"
 
 
+@lru_cache(maxsize=4096)
 def static_patches(num_units: int, size: int) -> tuple[IntArray, BoolArray]:
-    """Runs of `size` units over a span of `num_units`: lengths `(p,)` and closed `(p,)`. A short last run is open."""
+    """Runs of `size` units over a span of `num_units`: lengths `(p,)` and closed `(p,)`. A short last run is open.
+
+    The arrays are shared between calls, and read-only.
+    """
     full, rest = divmod(num_units, size)
     lengths = np.full(full + (rest > 0), size, dtype=np.int32)
     closed = np.ones(len(lengths), dtype=np.bool_)
     if rest:
         lengths[-1] = rest
         closed[-1] = False
+    lengths.flags.writeable = closed.flags.writeable = False
     return lengths, closed
 
 

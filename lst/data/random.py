@@ -5,7 +5,6 @@ world size, and five times cheaper than setting up a numpy generator per row.
 """
 
 import hashlib
-import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 def uniforms(count: int, *name: str | int) -> list[float]:
     """`count` uniform draws in [0, 1) that belong to `name`, e.g. `uniforms(3, "spans", seed, epoch, row_id)`."""
     digest = hashlib.shake_256(_bytes(name)).digest(8 * count)
-    return [(value >> 11) * 2.0**-53 for value in struct.unpack(f"<{count}Q", digest)]
+    draws: list[float] = ((np.frombuffer(digest, dtype="<u8") >> np.uint64(11)) * 2.0**-53).tolist()
+    return draws
 
 
 class Permutation:
