@@ -17,6 +17,12 @@ def uniforms(count: int, *name: str | int) -> list[float]:
     return draws
 
 
+def generator(*name: str | int) -> np.random.Generator:
+    """A numpy generator (Philox) that belongs to `name`, for draws whose number is not known beforehand."""
+    key = np.frombuffer(hashlib.sha256(_bytes(name)).digest()[:16], dtype="<u8")
+    return np.random.Generator(np.random.Philox(key=key))
+
+
 class Permutation:
     """A pseudo-random permutation of 0 .. size-1 that is computed, not stored: O(1) memory at any size.
 

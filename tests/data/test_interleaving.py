@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lst.data.interleaving import DocumentMaker, SpanConfig, Utterance, draw_spans
 from lst.data.patching import Example, PatchingConfig
-from lst.data.random import Permutation, uniforms
+from lst.data.random import Permutation, generator, uniforms
 from lst.data.unit_bpe import UnitBpe, train_unit_bpe
 from lst.data.vocabulary import Vocabulary
 from lst.errors import LstError
@@ -112,6 +112,7 @@ def test_draws_do_not_move() -> None:
     ]
     assert Permutation(10, "rows")(np.arange(10)).tolist() == [4, 0, 6, 5, 1, 2, 9, 3, 7, 8]
     assert uniforms(1, "a", "bc") != uniforms(1, "ab", "c")
+    assert generator("a", 1).random() == generator("a", 1).random() != generator("a", 2).random()
 
 
 def test_modality_shares_are_those_of_the_paper() -> None:
