@@ -1,0 +1,178 @@
+"""`lst pretrain`, `lst finetune asr|tts`, `lst model`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lst.manifest import Manifest
+
+OUT = typer.Option(..., help="Where to write the model.")
+CHANGES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Settings, with dotted keys: optimizer.lr=1e-3")
+RESUME = typer.Option("auto", metavar="auto|never", help="Go on with an interrupted run, or start over.")
+FORCE = typer.Option(False, "--force", help="Replace an output made from other inputs or settings.")
+WANDB = typer.Option(None, metavar="PROJECT", help="Also log to this Weights & Biases project.")
+JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("pretrain")(pretrain)
+    finetune = typer.Typer(no_args_is_help=True, help="Fine-tune a model to recognise speech (asr) or to speak (tts).")
+    finetune.command("asr")(finetune_asr)
+    finetune.command("tts")(finetune_tts)
+    app.add_typer(finetune, name="finetune")
+    app.command("model")(model)
+
+
+def pretrain(
+    config: Path = typer.Option(..., help="YAML file: pairs, text (directories), and the settings."),
+    out: Path = OUT,
+    changes: list[str] = CHANGES,
+    resume: str = RESUME,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print what would be trained; train nothing."),
+    force: bool = FORCE,
+    wandb: str = WANDB,
+    as_json: bool = JSON,
+) -> None:
+    """Train a model on pairs and text. Stopped by a signal, it saves; the same command continues.
+
+    Example: lst pretrain --config recipes/pretrain-nano.yaml --out out/model budget.amount=2000 optimizer.lr=2e-3
+    """
+    from lst.cli.common import stage_progress
+    from lst.train.options import load_pretrain_options, plan_of
+    from lst.train.stage import pretrain as run
+
+    _check_resume(resume)
+    options = load_pretrain_options(config, changes or [])
+    if dry_run:
+        _print_plan(plan_of(options), as_json)
+        return
+    pairs, text = options.open()
+    with stage_progress("pretrain") as progress:
+        manifest = run(
+            pairs,
+            text,
+            out,
+            options.config,
+            progress=progress,
+            force=force,
+            resume=resume,  # type: ignore[arg-type]
+            wandb_project=wandb,
+        )
+    _print(manifest, as_json)
+
+
+def finetune_asr(
+    model: Path = typer.Option(..., help="Pre-trained model (made by lst pretrain)."),
+    data: Path = typer.Option(..., help="Pairs (made by lst interleave)."),
+    out: Path = OUT,
+    changes: list[str] = CHANGES,
+    resume: str = RESUME,
+    force: bool = FORCE,
+    wandb: str = WANDB,
+    as_json: bool = JSON,
+) -> None:
+    """Teach a model to write what it hears.
+
+    Example: lst finetune asr --model out/model --data out/pairs --out out/asr budget.amount=400
+    """
+    _finetune("asr", model, data, out, changes or [], resume, force, wandb, as_json)
+
+
+def finetune_tts(
+    model: Path = typer.Option(..., help="Pre-trained model (made by lst pretrain)."),
+    data: Path = typer.Option(..., help="Pairs (made by lst interleave)."),
+    out: Path = OUT,
+    changes: list[str] = CHANGES,
+    resume: str = RESUME,
+    force: bool = FORCE,
+    wandb: str = WANDB,
+    as_json: bool = JSON,
+) -> None:
+    """Teach a model to say what it reads.
+
+    Example: lst finetune tts --model out/model --data out/pairs --out out/tts budget.amount=400
+    """
+    _finetune("tts", model, data, out, changes or [], resume, force, wandb, as_json)
+
+
+def _finetune(
+    task: str,
+    model: Path,
+    data: Path,
+    out: Path,
+    changes: list[str],
+    resume: str,
+    force: bool,
+    wandb: str | None,
+    as_json: bool,
+) -> None:
+    from lst.cli.common import stage_progress
+    from lst.manifest import load_manifest
+    from lst.train.finetune import FinetuneConfig, finetune
+    from lst.train.options import settings_of
+
+    _check_resume(resume)
+    config = settings_of(FinetuneConfig, {"task": task}, changes, "")
+    source, pairs = load_manifest(model, "lst.model"), load_manifest(data, "lst.pairs")
+    with stage_progress(f"finetune {task}") as progress:
+        manifest = finetune(
+            source,
+            pairs,
+            out,
+            config,
+            progress=progress,
+            force=force,
+            resume=resume,  # type: ignore[arg-type]
+            wandb_project=wandb,
+        )
+    _print(manifest, as_json)
+
+
+def model(
+    name: str = typer.Argument(..., metavar="PRESET", help="nano, micro, 420m, 630m, 810m, 1.1b, 1.4b, 1.8b or 7b."),
+    base: str = typer.Option(None, help="The base SpeechLLM instead: same-global, or matched in FLOPs per unit."),
+    text_size: int = typer.Option(32000, min=1, help="Pieces of the text tokenizer (Llama-2 has 32,000)."),
+    gpus: int = typer.Option(32, min=1, help="GPUs that share the work."),
+    mfu: float = typer.Option(0.4, min=0.01, max=1, help="Share of the GPUs' peak that is reached."),
+    units: float = typer.Option(1e11, min=1, help="Sequence units to train on (the paper's 1B: 200k x 0.5M)."),
+    as_json: bool = JSON,
+) -> None:
+    """Say how large a model is and what it costs: parameters by module, FLOPs, memory, hours.
+
+    Example: lst model 1.1b --gpus 32
+    """
+    from lst.train.plan import model_costs
+
+    _print_plan(model_costs(name, base=base, text_size=text_size, gpus=gpus, mfu=mfu, units=units), as_json)
+
+
+def _check_resume(resume: str) -> None:
+    if resume not in ("auto", "never"):
+        from lst.errors import UsageError
+
+        raise UsageError(f"--resume {resume}: valid are auto and never.")
+
+
+def _print(manifest: "Manifest", as_json: bool) -> None:
+    from lst.cli.common import print_manifest
+    from lst.train.together import process_rank
+
+    if process_rank() == 0:
+        print_manifest(manifest, as_json=as_json)
+
+
+def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
+    from lst.cli.common import emit_json, format_number, out
+
+    if as_json:
+        emit_json(plan)
+        return
+    for key, value in plan.items():
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        for part, item in items:
+            name = " ".join(filter(None, [key.replace("_", " "), part]))
+            shown = format_number(item) if isinstance(item, int | float) else str(item)
+            out().print(f"{name:<40} {shown}", markup=False)

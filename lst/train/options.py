@@ -1,0 +1,90 @@
+"""The single commands' settings: a YAML file and KEY=VALUE changes, checked, with the nearest valid name in errors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lst.config import StageConfig
+from lst.errors import LstError, UsageError
+from lst.manifest import Manifest, load_manifest
+from lst.pipeline.recipe import check_config, parse_override, read_yaml, set_dotted
+from lst.train.plan import training_plan
+from lst.train.stage import PretrainConfig, model_config_of
+
+C = TypeVar("C", bound=StageConfig)
+
+PAPER_TEXT_SIZE = 32_000
+"""Pieces of Llama-2's tokenizer: assumed for a plan without data."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """What `lst pretrain --config FILE` was asked to do."""
+
+    pairs: Path | None
+    text: Path | None
+    config: PretrainConfig
+
+    def open(self) -> tuple[Manifest, Manifest]:
+        """The data. Raises LstError naming the missing key or directory."""
+        return _open(self.pairs, "pairs"), _open(self.text, "text")
+
+
+def _open(directory: Path | None, key: str) -> Manifest:
+    if directory is None:
+        raise LstError(f"The settings name no {key}.", hint=f"Add {key}: DIR to the file, or {key}=DIR.")
+    return load_manifest(directory, f"lst.{key}")
+
+
+def load_pretrain_options(file: Path, changes: Sequence[str]) -> PretrainOptions:
+    """Read the YAML `file` and apply KEY=VALUE `changes`.
+
+    Directories in the file are relative to it, those among the changes to the current directory. Raises LstError for a
+    key that does not exist or a value that does not fit.
+    """
+    body = read_yaml(file)
+    paths = {key: _path(file.parent, body.pop(key)) for key in ("pairs", "text") if body.get(key) is not None}
+    left = []
+    for change in changes:
+        key, value = parse_override(change)
+        if key in ("pairs", "text"):
+            paths[key] = Path(str(value))
+        else:
+            left.append(change)
+    config = settings_of(PretrainConfig, body, left, str(file))
+    return PretrainOptions(paths.get("pairs"), paths.get("text"), config)
+
+
+def _path(root: Path, value: Any) -> Path:
+    return root / str(value)
+
+
+def settings_of(config_class: type[C], settings: Mapping[str, Any], changes: Sequence[str], where: str) -> C:
+    """A checked configuration from `settings` and KEY=VALUE `changes`; `where` begins the path in messages."""
+    body = dict(settings)
+    try:
+        check_config(config_class, body, "")
+    except LstError as error:
+        raise LstError(f"{where}: {error.message}" if where else error.message, hint=error.hint) from error
+    for change in changes:
+        key, value = parse_override(change)
+        set_dotted(body, key.split("."), value)
+        try:
+            config = check_config(config_class, body, "")
+        except LstError as error:
+            raise UsageError(f"{change}: {error.message}", hint=error.hint) from error
+    config = check_config(config_class, body, "")
+    assert isinstance(config, config_class)
+    return config
+
+
+def plan_of(options: PretrainOptions) -> dict[str, Any]:
+    """What `--dry-run` prints; the data is looked at if it is there."""
+    text_size, source = PAPER_TEXT_SIZE, "assumed"
+    if options.pairs is not None and options.pairs.is_dir():
+        from lst.data.loader import vocabulary_of
+
+        text_size, source = vocabulary_of(load_manifest(options.pairs, "lst.pairs")).text_size, "of the data"
+    plan = training_plan(model_config_of(options.config, text_size=text_size), options.config)
+    return {"text_pieces": f"{text_size} ({source})", **plan}
