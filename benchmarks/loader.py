@@ -1,4 +1,4 @@
-"""Reading training data: rows of 10 s utterances, planned and built documents, packed rows; memory over 10^6 rows.
+"""Reading training data: rows of 10 s utterances, packed rows; memory over 10^6 rows (100,000 of them, ten epochs).
 
     python -m benchmarks.loader            # 10^6 rows
     python -m benchmarks.loader 100000     # fewer

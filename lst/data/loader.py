@@ -12,16 +12,13 @@ from lst.data.interleaving import DocumentMaker, Task, Utterance
 from lst.data.patching import Example, PatchingConfig
 from lst.data.rows import pair_rows, text_rows
 from lst.data.stream import DataConfig, Horizon, RowStream, Source
-from lst.data.vocabulary import Vocabulary
+from lst.data.vocabulary import NUM_UNITS, Vocabulary
 from lst.errors import LstError
 from lst.manifest import Manifest, parse_schema, sha256_json
 
 if TYPE_CHECKING:
     from lst.data.unit_bpe import UnitBpe
     from lst.text.tokenizer import TextTokenizer
-
-NUM_UNITS = 501
-"""Speech units of every tokenizer that lst reads (500 and the blank of Spirit LM's; design, section 3)."""
 
 
 def text_tokenizer_of(manifest: Manifest) -> "TextTokenizer":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lst.data.interleaving import Utterance
 from lst.data.patching import IntArray
 from lst.data.random import Permutation
+from lst.data.vocabulary import NUM_UNITS
 from lst.errors import LstError
 from lst.manifest import Manifest, read_table
 
@@ -199,7 +200,12 @@ class Rows(Generic[S]):
 
 
 def pair_rows(
-    manifest: Manifest, *, text_size: int, num_units: int = 501, split: str | None = "train", open_shards: int = 16
+    manifest: Manifest,
+    *,
+    text_size: int,
+    num_units: int = NUM_UNITS,
+    split: str | None = "train",
+    open_shards: int = 16,
 ) -> Rows[PairShard]:
     """Rows of a `lst.pairs` manifest, checked against the vocabulary."""
     return Rows(manifest, split, open_shards, lambda index: PairShard(manifest, index, split, text_size, num_units))

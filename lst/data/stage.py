@@ -9,12 +9,13 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE
+from lst.data.vocabulary import NUM_UNITS
 from lst.errors import LstError
 from lst.manifest import (
     Manifest,
@@ -28,13 +29,9 @@ from lst.manifest import (
     read_table,
     sha256_file,
 )
-
-if TYPE_CHECKING:
-    from lst.text.tokenizer import TextTokenizer
+from lst.text.tokenizer import TOKENIZER_FILE, TextTokenizer
 
 VERSION = 1
-NUM_UNITS = 501
-_TOKENIZER = "tokenizer.model"
 _FRAME_SLACK = 2  # frames that rounding and the encoder's receptive field may take away from duration x 25
 
 
@@ -54,13 +51,13 @@ def interleave_spec(aligned: Manifest, text: Manifest | Path, config: Interleave
     if isinstance(text, Manifest):
         _require(text, "lst.text")
         inputs["text"] = text
-        fingerprint = text.fingerprints.get("text_tokenizer") or sha256_file(text.file(_TOKENIZER))
+        fingerprint = text.fingerprints.get("text_tokenizer") or sha256_file(text.file(TOKENIZER_FILE))
         provenance = merge_provenance(aligned.provenance, text.provenance)
     else:
         if not text.is_file():
             raise LstError(f"The text tokenizer {text} does not exist.", hint="Give a SentencePiece .model file.")
         fingerprint = sha256_file(text)
-        files[_TOKENIZER] = fingerprint
+        files[TOKENIZER_FILE] = fingerprint
         provenance = merge_provenance(aligned.provenance)
     return StageSpec(
         schema="lst.pairs/1",
@@ -91,7 +88,7 @@ def interleave(
     units or overlap. Totals: hours, units, words, tokens, and the rows of each split.
     """
     spec = interleave_spec(aligned, text, config)
-    tokenizer = text.file(_TOKENIZER) if isinstance(text, Manifest) else text
+    tokenizer = text.file(TOKENIZER_FILE) if isinstance(text, Manifest) else text
     _load_tokenizer(tokenizer)  # a bad file fails here, before any work
     worker = _Worker(aligned.path, tokenizer, config.valid_fraction)
     return build_shards(
@@ -103,7 +100,7 @@ def interleave(
         progress=progress,
         force=force,
         max_rejected=max_rejected,
-        artifacts={_TOKENIZER: tokenizer},
+        artifacts={TOKENIZER_FILE: tokenizer},
     )
 
 
@@ -192,9 +189,7 @@ def _problem(row: dict[str, Any]) -> tuple[str, str] | None:
 
 
 @lru_cache(maxsize=2)
-def _load_tokenizer(path: Path) -> "TextTokenizer":
-    from lst.text.tokenizer import TextTokenizer
-
+def _load_tokenizer(path: Path) -> TextTokenizer:
     return TextTokenizer.from_file(path)
 
 

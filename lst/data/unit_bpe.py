@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from lst.data.vocabulary import NUM_UNITS
 from lst.errors import LstError
 
 _FIRST = 0xE000
@@ -67,7 +68,11 @@ class UnitBpe:
 
 
 def train_unit_bpe(
-    sequences: Iterable[NDArray[np.uint16]], *, num_units: int = 501, size: int = 1000, max_sequences: int = 100_000
+    sequences: Iterable[NDArray[np.uint16]],
+    *,
+    num_units: int = NUM_UNITS,
+    size: int = 1000,
+    max_sequences: int = 100_000,
 ) -> UnitBpe:
     """Train on the first `max_sequences` unit sequences (the paper's 100k). The same sequences give the same model.
 

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from lst.errors import LstError
 
 
+NUM_UNITS = 501
+"""Speech units of every tokenizer that lst reads (500 and the blank of Spirit LM's; design, section 3)."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The id space of one model. Two models share ids exactly when `text_size` and `num_units` are equal.
@@ -25,7 +29,7 @@ class Vocabulary:
     """
 
     text_size: int
-    num_units: int = 501
+    num_units: int = NUM_UNITS
 
     CONTROLS: ClassVar[tuple[str, ...]] = ("<pad>", "<t>", "<s>", "<end>", "<asr>", "<tts>", "<r0>", "<r1>")
     """`<t>`/`<s>` open a text/speech span (paper, section 3), `<end>` closes a document, `<asr>`/`<tts>` separate
