@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from lst.errors import LstError
 
-
 NUM_UNITS = 501
 """Speech units of every tokenizer that lst reads (500 and the blank of Spirit LM's; design, section 3)."""
 
