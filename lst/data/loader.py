@@ -14,7 +14,7 @@ from lst.data.rows import pair_rows, text_rows
 from lst.data.stream import DataConfig, Horizon, RowStream, Source
 from lst.data.vocabulary import NUM_UNITS, Vocabulary
 from lst.errors import LstError
-from lst.manifest import Manifest, parse_schema, sha256_json
+from lst.manifest import Manifest, parse_schema, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from lst.data.unit_bpe import UnitBpe
@@ -26,6 +26,15 @@ def text_tokenizer_of(manifest: Manifest) -> "TextTokenizer":
     from lst.text.tokenizer import TOKENIZER_FILE, TextTokenizer
 
     return TextTokenizer.from_file(manifest.file(TOKENIZER_FILE))
+
+
+def text_fingerprint(manifest: Manifest) -> str:
+    """SHA-256 (hex) of the text tokenizer of a manifest: as it says, or of the tokenizer that it holds."""
+    from lst.text.tokenizer import TOKENIZER_FILE
+
+    if "text_tokenizer" in manifest.fingerprints:
+        return manifest.fingerprints["text_tokenizer"]
+    return sha256_file(manifest.file(TOKENIZER_FILE))
 
 
 def vocabulary_of(manifest: Manifest, *, num_units: int = NUM_UNITS) -> Vocabulary:
@@ -111,9 +120,9 @@ def piece_weights(tokenizer: "TextTokenizer") -> NDArray[np.float64]:
 
 
 def _check_same_tokenizer(used: Mapping[str, Manifest]) -> None:
-    prints = {name: manifest.fingerprints.get("text_tokenizer", "") for name, manifest in used.items()}
+    prints = {name: text_fingerprint(manifest) for name, manifest in used.items()}
     if len(set(prints.values())) > 1:
-        named = " and ".join(f"{used[name].path} ({value[:12] or 'none'})" for name, value in prints.items())
+        named = " and ".join(f"{used[name].path} ({value[:12]})" for name, value in prints.items())
         raise LstError(
             f"The text tokenizers of {named} differ.",
             hint="Tokenize the text and interleave the speech with the same tokenizer.",

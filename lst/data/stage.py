@@ -15,6 +15,7 @@ from pydantic import Field
 
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE
+from lst.data.loader import text_fingerprint
 from lst.data.vocabulary import NUM_UNITS
 from lst.errors import LstError
 from lst.manifest import (
@@ -51,7 +52,7 @@ def interleave_spec(aligned: Manifest, text: Manifest | Path, config: Interleave
     if isinstance(text, Manifest):
         _require(text, "lst.text")
         inputs["text"] = text
-        fingerprint = text.fingerprints.get("text_tokenizer") or sha256_file(text.file(TOKENIZER_FILE))
+        fingerprint = text_fingerprint(text)
         provenance = merge_provenance(aligned.provenance, text.provenance)
     else:
         if not text.is_file():

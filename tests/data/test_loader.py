@@ -305,6 +305,7 @@ def test_text_tokenizers_must_agree(data: Data, tmp_path: Path) -> None:
     with pytest.raises(LstError, match=r"text tokenizers of .* differ"):
         open_stream(pairs, other, CONFIG, PatchingConfig())
     assert text_tokenizer_of(pairs).fingerprint == text.fingerprints["text_tokenizer"]
+    open_stream(pairs, replace(text, fingerprints={}), CONFIG, PatchingConfig())  # told by the file itself
 
 
 def test_rows_of_a_manifest_that_lies(data: Data) -> None:
