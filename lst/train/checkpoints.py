@@ -201,7 +201,8 @@ class DirectoryCheckpoints(CheckpointManager):
 
     def get_step_numbers(self, *, exclude_model_only: bool = False) -> list[int]:
         """Steps with a complete checkpoint, in order."""
-        return sorted(int(path.parent.name[5:]) for path in self._directory.glob(f"step-[0-9]*/{INDEX}"))
+        found = self._directory.glob(f"step-[0-9]*/{INDEX}")
+        return sorted(int(path.parent.name[5:]) for path in found if not path.parent.suffix)
 
     def has_checkpoint(self, *, exclude_model_only: bool = False) -> bool:
         return bool(self.get_step_numbers())
@@ -259,6 +260,7 @@ class _HashingFile:
     """A binary file that hashes what is written to it, and remembers a failure that torch would report as another."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = path.open("wb")
         self._hash = hashlib.sha256()
         self.error: OSError | None = None

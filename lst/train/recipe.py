@@ -1,6 +1,7 @@
 """The fairseq2 recipe that trains an LST: what it registers, and the trainer it builds."""
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,27 @@ def recipe_config(job: TrainingJob) -> LSTRecipeConfig:
     mode = "layerwise" if config.activation_checkpointing else "off"
     trainer = TrainerSection(activation_checkpointing=ActivationCheckpointingConfig(mode=mode))  # type: ignore[arg-type]
     return LSTRecipeConfig(trainer=trainer, regime=RegimeSection(), common=common)
+
+
+class TrainTask(Task):
+    """The trainer, with fairseq2's own stop signal (SIGUSR1) treated like the others."""
+
+    def __init__(self, trainer: Trainer, control: RunControl) -> None:
+        self._trainer = trainer
+        self._control = control
+
+    def run(self) -> None:
+        self._trainer.run()
+
+    def request_stop(self) -> None:
+        self._control.receive(int(signal.SIGUSR1))
+
+    @property
+    def step_nr(self) -> int:
+        return int(self._trainer.step_nr)
+
+    def close(self) -> None:
+        self._trainer.close()
 
 
 class LSTRecipe(Recipe):
@@ -162,7 +184,7 @@ class LSTRecipe(Recipe):
             publish_metrics_every_n_steps=config.log_every,
         )
         control.attach(trainer)
-        return trainer
+        return TrainTask(trainer, control)
 
     def _build_module(self, config: FamilyConfig) -> LossModule:
         self._module = LossModule(self.job.build_model())
