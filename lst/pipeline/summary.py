@@ -106,8 +106,9 @@ def _eval(_: str, manifest: Manifest) -> dict[str, Any]:
 def _samples(_: str, manifest: Manifest) -> dict[str, Any]:
     if "samples.json" not in manifest.artifacts:
         return {}
-    samples: dict[str, Any] = json.loads(manifest.file("samples.json").read_text(encoding="utf-8"))
-    return {"samples": samples}
+    entries = json.loads(manifest.file("samples.json").read_text(encoding="utf-8"))["samples"]
+    heard = [entry for entry in entries if entry["kind"] == "transcribe"]
+    return {"heard": [{"reference": entry["reference"], "text": entry["text"]} for entry in heard]}
 
 
 _DESCRIBERS = {
@@ -145,9 +146,8 @@ def _accuracies(value: Mapping[str, Mapping[str, float]]) -> str:
     ).replace("-", "→")
 
 
-def _samples_text(value: Mapping[str, Any]) -> str:
-    lines = [f"{item['hypothesis']!r} for {item['reference']!r}" for item in value.get("transcribed", [])]
-    return "; ".join(lines)
+def _heard(value: list[Mapping[str, str]]) -> str:
+    return "; ".join(f"{item['text']!r} for {item['reference']!r}" for item in value)
 
 
 _LABELS = (
@@ -167,7 +167,7 @@ _LABELS = (
     ("finetune-tts_loss", "TTS fine-tuning loss", _from_to),
     ("held_out", "held out", _bits),
     ("storycloze", "story cloze, 95% interval", _accuracies),
-    ("samples", "heard", _samples_text),
+    ("heard", "held-out recordings heard as", _heard),
     ("minutes", "minutes of work", _number),
     ("peak_memory_mb", "peak memory, MiB", _number),
     ("models", "models", lambda value: ", ".join(value.values())),
