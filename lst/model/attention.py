@@ -3,8 +3,9 @@
 `plan(mask, backend)` does the work that all layers share (the dense mask, flex's block mask, xformers' bias) once per
 batch; each layer then calls the plan. Back ends:
 
-    sdpa      torch's scaled_dot_product_attention: the reference, with a dense boolean mask. On a CPU the queries of
-              all rows go in blocks, each with only the keys that someone in the block sees.
+    dense     torch's scaled_dot_product_attention with the whole boolean mask: the reference.
+    sdpa      the same on a GPU. On a CPU its kernel is called for blocks of queries, each with only the keys that
+              someone in the block sees.
     flex      torch's flex_attention: the mask is compiled, memory does not grow with its area. CUDA; on a CPU it runs
               uncompiled, for tests.
     xformers  memory-efficient kernels with block-diagonal biases, CUDA only.
@@ -16,6 +17,7 @@ A query that sees nothing (padding; the first token of a document before any pat
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -27,9 +29,9 @@ from lst.errors import LstError
 from lst.model.masks import Mask, MemberMask
 from lst.model.segments import Segments, segment_attention
 
-Backend = Literal["auto", "sdpa", "flex", "xformers", "segments"]
+Backend = Literal["auto", "dense", "sdpa", "flex", "xformers", "segments"]
 BLOCK = 128
-"""Queries, and keys, per block on a CPU: large enough for efficient kernels, small enough to skip unseen keys."""
+"""Queries per block on a CPU: large enough for efficient kernels, small enough to skip unseen keys."""
 
 
 class Attend(Protocol):
@@ -49,8 +51,10 @@ def plan(mask: Mask, backend: Backend = "auto") -> Attend:
             backend = "segments"
         else:
             backend = "flex" if mask.device.type == "cuda" else "sdpa"
+    if backend == "dense" or (backend == "sdpa" and mask.device.type != "cpu"):
+        return DenseAttention(mask)
     if backend == "sdpa":
-        return BlockedAttention(mask) if mask.device.type == "cpu" else DenseAttention(mask)
+        return BlockedAttention(mask)
     if backend == "flex":
         return FlexAttention(mask)
     if backend == "xformers":
@@ -79,8 +83,19 @@ class DenseAttention:
         return out * self.keep.to(out.dtype)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Queries first..last-1 of the joined rows see keys low..high-1, under an additive `bias` (1, 1, queries, keys)."""
+
+    first: int
+    last: int
+    low: int
+    high: int
+    bias: Tensor
+
+
 class BlockedAttention:
-    """The rows of a batch joined into one sequence, its queries in blocks, each with the key blocks it sees any of.
+    """The rows of a batch joined into one sequence, its queries in blocks, each with the range of keys it sees any of.
 
     Most of a dense mask over packed documents is empty, and on a CPU its area is time. Numerically this is the dense
     result: hidden keys have weight exactly 0 there, too.
@@ -91,37 +106,79 @@ class BlockedAttention:
         offset = torch.arange(batch)[:, None] * keys
         first, last = (mask.first + offset).flatten(), (mask.last + offset).flatten()
         seen = last > first
-        total = batch * keys
-        self.blocks: list[tuple[int, int, Tensor] | None] = []
+        self.blocks = []
         for start in range(0, batch * queries, BLOCK):
             block = slice(start, start + BLOCK)
             if not bool(seen[block].any()):
-                self.blocks.append(None)
                 continue
-            low = int(first[block][seen[block]].min()) // BLOCK
-            high = -(-int(last[block][seen[block]].max()) // BLOCK)
-            place = torch.arange(low * BLOCK, min(high * BLOCK, total))
+            low, high = int(first[block][seen[block]].min()), int(last[block][seen[block]].max())
+            place = torch.arange(low, high)
+            # A query that sees nothing would be 0/0: let it see all keys, and take its output away afterwards.
             visible = (place >= first[block, None]) & (place < last[block, None]) | ~seen[block, None]
             bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
-            self.blocks.append((low, high, bias[None, None]))
-        self.keep = None if bool(seen.all()) else seen.view(batch, 1, queries, 1)
+            self.blocks.append(_Block(start, start + len(visible), low, high, bias[None, None]))
+        self.keep = None if bool(seen.all()) else seen[None, None, :, None].float()
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         batch, heads, queries, width = query.shape
         joined = [_join_rows(states) for states in (query, share_heads(key, heads), share_heads(value, heads))]
-        parts_q, parts_k, parts_v = (torch.split(states, BLOCK, dim=2) for states in joined)
-        parts = []
-        for part, block in zip(parts_q, self.blocks, strict=True):
-            if block is None:
-                parts.append(torch.zeros_like(part))
-                continue
-            low, high, bias = block
-            # Joining the pieces copies a little, but its gradient adds pieces; that of a slice would add whole tensors.
-            seen_k, seen_v = _pieces(parts_k, low, high), _pieces(parts_v, low, high)
-            parts.append(scaled_dot_product_attention(part, seen_k, seen_v, attn_mask=bias.to(part.dtype)))
-        out = _pieces(tuple(parts), 0, len(parts)) if parts else joined[0]
-        out = out.transpose(1, 2).reshape(batch, queries, heads, width).transpose(1, 2)
-        return out if self.keep is None else out * self.keep.to(out.dtype)
+        out: Tensor = _Blocked.apply(*joined, self.blocks, self.keep)  # type: ignore[no-untyped-call]
+        return out.transpose(1, 2).reshape(batch, queries, heads, width).transpose(1, 2)
+
+
+class _Blocked(torch.autograd.Function):
+    """Calls the CPU's flash kernel per block. Gradients of keys add up in place: that of a slice would be a whole
+    tensor of zeros for every block, and copies of the keys would be kept until the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[_Block], keep: Tensor | None
+    ) -> Tensor:
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        # Laid out like the query, (rows, heads, width), so that joining the heads afterwards copies nothing.
+        out = query.new_zeros(query.transpose(1, 2).shape).transpose(1, 2)
+        sums = []
+        for block in blocks:
+            part, total = kernel(
+                query[:, :, block.first : block.last],
+                key[:, :, block.low : block.high],
+                value[:, :, block.low : block.high],
+                attn_mask=block.bias.to(query.dtype),
+            )
+            out[:, :, block.first : block.last] = part
+            sums.append(total)
+        if keep is not None:
+            out.mul_(keep)
+        ctx.save_for_backward(query, key, value, out, *sums)
+        ctx.blocks, ctx.keep = blocks, keep
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, out, *sums = ctx.saved_tensors
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        if ctx.keep is not None:
+            grad = grad * ctx.keep.to(grad.dtype)
+        by_query, by_key, by_value = (
+            states.new_zeros(states.transpose(1, 2).shape).transpose(1, 2) for states in (query, key, value)
+        )
+        for block, total in zip(ctx.blocks, sums, strict=True):
+            rows, seen = slice(block.first, block.last), slice(block.low, block.high)
+            parts = kernel(
+                grad[:, :, rows],
+                query[:, :, rows],
+                key[:, :, seen],
+                value[:, :, seen],
+                out[:, :, rows],
+                total,
+                0.0,
+                False,
+                attn_mask=block.bias.to(query.dtype),
+            )
+            by_query[:, :, rows] = parts[0]
+            by_key[:, :, seen] += parts[1]
+            by_value[:, :, seen] += parts[2]
+        return by_query, by_key, by_value, None, None
 
 
 class FlexAttention:
@@ -165,10 +222,6 @@ def _join_rows(states: Tensor) -> Tensor:
     """(B, H, N, D) to (1, H, B * N, D). Free where the states were made as (B, N, H, D)."""
     _, heads, _, width = states.shape
     return states.transpose(1, 2).reshape(1, -1, heads, width).transpose(1, 2)
-
-
-def _pieces(parts: tuple[Tensor, ...], low: int, high: int) -> Tensor:
-    return parts[low] if high - low == 1 else torch.cat(parts[low:high], dim=2)
 
 
 @cache

@@ -55,8 +55,8 @@ class SelfAttention(nn.Module):
     def project(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, H, N, D), key and value (B, G, N, D) of states `x` (B, N, dim)."""
         joined = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        turned, value = joined.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
-        query, key = torch.split(rotate(turned, *turn), [self.heads, self.kv_heads], dim=2)
+        turned = rotate(joined, *turn, heads=self.heads + self.kv_heads)
+        query, key, value = torch.split(turned, [self.heads, self.kv_heads, self.kv_heads], dim=2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
     def merge(self, attended: Tensor) -> Tensor:
@@ -84,8 +84,11 @@ class CrossAttention(nn.Module):
 
     def project_source(self, source: Tensor, turn: Rotation | None = None) -> tuple[Tensor, Tensor]:
         """(B, K, source_dim) -> key and value (B, G, K, D)."""
-        key, value = self.key_value(source).unflatten(-1, (2 * self.kv_heads, self.head_dim)).chunk(2, dim=2)
-        return (key if turn is None else rotate(key, *turn)).transpose(1, 2), value.transpose(1, 2)
+        joined = self.key_value(source).unflatten(-1, (2 * self.kv_heads, self.head_dim))
+        if turn is not None:
+            joined = rotate(joined, *turn, heads=self.kv_heads)
+        key, value = joined.chunk(2, dim=2)
+        return key.transpose(1, 2), value.transpose(1, 2)
 
     def merge(self, attended: Tensor) -> Tensor:
         """(B, H, N, D) of all heads back to (B, N, dim)."""

@@ -13,28 +13,34 @@ from torch.nn import functional as F
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1.0)
+        ctx.heads = heads
+        return _turn(x, cos, sin, heads, 1.0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1.0), None, None
+        return _turn(grad, cos, sin, ctx.heads, -1.0), None, None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    first, second = x.float().chunk(2, dim=-1)
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, heads: int, sign: float) -> Tensor:
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    low, high = out.chunk(2, dim=-1)
+    first, second = x[:, :, :heads].float().chunk(2, dim=-1)
+    low, high = out[:, :, :heads].chunk(2, dim=-1)
     torch.mul(first, cos, out=low).addcmul_(second, sin, value=-sign)
     torch.mul(second, cos, out=high).addcmul_(first, sin, value=sign)
+    out[:, :, heads:] = x[:, :, heads:]
     return out.to(x.dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (i, i + D/2) of `x` (B, N, H, D) by angles given as cos and sin (B, N, 1, D/2), in float32."""
-    return _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call, no-any-return]
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int | None = None) -> Tensor:
+    """Turns the pairs (i, i + D/2) of `x` (B, N, H, D) by angles given as cos and sin (B, N, 1, D/2), in float32.
+
+    `heads`: only the first so many heads are turned, the others copied (queries and keys with the values behind them in
+    one tensor: then nothing of what came in is kept for the backward pass).
+    """
+    return _Rotate.apply(x, cos, sin, x.shape[2] if heads is None else heads)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _RMSNorm(torch.autograd.Function):
