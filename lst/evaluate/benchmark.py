@@ -168,14 +168,12 @@ def _spec(source: Source, src: Path, config: BenchmarkConfig) -> StageSpec:
     fingerprints = {}
     settings = config.as_json()
     if speaks and config.tokenizer is not None:
-        from lst.units import tokenizer_fingerprint
+        from lst.units import tokenizer_fingerprint, tokenizer_name
 
         names = sorted({name for item in source.items for name in item.audio_paths})
         files["audio"] = sha256_json([[name, sha256_file(inside(source.root, name, what=str(src)))] for name in names])
         fingerprints["tokenizer"] = tokenizer_fingerprint(config.tokenizer)
-        settings["tokenizer"] = Path(
-            config.tokenizer
-        ).name  # its fingerprint says which one; a path is nobody's concern
+        settings["tokenizer"] = tokenizer_name(config.tokenizer)  # never a path
     else:
         settings["tokenizer"] = None
     return StageSpec(

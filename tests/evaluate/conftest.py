@@ -11,6 +11,7 @@ def counting_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     from lst.evaluate import benchmark
 
     monkeypatch.setattr(lst.units, "load_tokenizer", lambda name: CountingTokenizer())
+    monkeypatch.setattr(lst.units, "tokenizer_name", lambda name: "counting")
     monkeypatch.setattr(lst.units, "tokenizer_fingerprint", lambda name: TOKENIZER)
     benchmark._tokenizer.cache_clear()
 

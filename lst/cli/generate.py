@@ -1,0 +1,229 @@
+"""`lst transcribe`, `lst synthesize`, `lst generate`."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+MODEL = typer.Option(..., help="Model directory.")
+TOKENIZER = typer.Option(None, help="Unit tokenizer [default: the model's, by its fingerprint].")
+VOCODER = typer.Option(None, help="Vocoder [default: the one made for the model's units].")
+DEVICE = typer.Option("cpu", help="cpu or cuda.")
+SEED = typer.Option(0, help="Of the draws.")
+GREEDY = typer.Option(False, "--greedy", help="Always take the likeliest token.")
+TEMPERATURE = typer.Option(0.8, help="Below 1 safer, above 1 wilder.")
+TOP_P = typer.Option(0.95, help="Draw from the likeliest tokens with this probability in all.")
+TOP_K = typer.Option(None, help="Draw from the k likeliest tokens.")
+JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("transcribe")(transcribe)
+    app.command("synthesize")(synthesize)
+    app.command("generate")(generate)
+
+
+def transcribe(
+    model: Path = typer.Option(..., help="Model fine-tuned for asr."),
+    recordings: list[Path] = typer.Argument(..., metavar="WAV...", help="Sound files, of any rate."),
+    tokenizer: str | None = TOKENIZER,
+    max_tokens: int = typer.Option(300, min=1, help="Longest transcript, in text tokens."),
+    batch_size: int = typer.Option(8, min=1, help="Recordings at a time."),
+    device: str = DEVICE,
+    as_json: bool = JSON,
+) -> None:
+    """Write down what is said in recordings, one line each: the path, a tab, the text.
+
+    Example: lst transcribe --model out/asr a.wav b.flac
+    """
+    from lst.cli.common import emit_json, err, stage_progress
+    from lst.generate.session import open_session
+    from lst.generate.tasks import TRANSCRIBE
+    from lst.generate.tasks import transcribe as run
+
+    warn = _warner()
+    session = open_session(model, device=device)
+    with stage_progress("transcribe") as progress:
+        results = run(
+            session,
+            recordings,
+            tokenizer=tokenizer,
+            config=TRANSCRIBE.model_copy(update={"max_tokens": max_tokens}),
+            batch_size=batch_size,
+            progress=progress,
+            warn=warn,
+        )
+    failed = [result for result in results if result.error]
+    if as_json:
+        emit_json([{**vars(result), "path": str(result.path)} for result in results])
+    else:
+        for result in results:
+            if not result.error:
+                typer.echo(f"{result.path}\t{result.text}")
+    for result in failed:
+        err().print(f"lst: {result.error}", markup=False)
+    cut = [str(result.path) for result in results if result.stopped in ("length", "context")]
+    if cut:
+        warn(f"Cut off before the model ended by itself: {', '.join(cut)}.")
+    if failed:
+        raise typer.Exit(1)
+
+
+def synthesize(
+    model: Path = typer.Option(..., help="Model fine-tuned for tts."),
+    text: str = typer.Option(..., help="What to say."),
+    out: Path = typer.Option(..., metavar="WAV", help="Sound file to write."),
+    vocoder: str | None = VOCODER,
+    max_seconds: float = typer.Option(30.0, min=0.04, help="Longest speech."),
+    greedy: bool = GREEDY,
+    temperature: float = TEMPERATURE,
+    top_p: float = TOP_P,
+    top_k: int | None = TOP_K,
+    seed: int = SEED,
+    device: str = DEVICE,
+    as_json: bool = JSON,
+) -> None:
+    """Say a text: units by the model, sound by the vocoder.
+
+    Example: lst synthesize --model out/tts --text "Once upon a time there was a cat." --out cat.wav
+    """
+    from lst.cli.common import emit_json
+    from lst.generate.session import open_session
+    from lst.generate.tasks import SYNTHESIZE
+    from lst.generate.tasks import synthesize as run
+    from lst.generate.voice import open_vocoder, speak
+
+    drawn = _drawing(greedy, temperature, top_p, top_k, seed)
+    config = _checked(SYNTHESIZE, {**drawn, "max_tokens": max(1, round(25 * max_seconds))})
+    session = open_session(model, device=device)
+    voice = open_vocoder(session, vocoder)
+    with _token_progress("synthesize", config.max_tokens) as on_token:
+        made = run(session, text, config=config, on_token=on_token, warn=_warner())
+    seconds = speak(voice, made.units, out)
+    if made.stopped != "end":
+        _warner()(f"Cut off at {seconds:.1f} s before the model ended by itself.")
+    if as_json:
+        emit_json(
+            {
+                "path": str(out),
+                "duration_s": seconds,
+                "text": text,
+                "units": made.units.tolist(),
+                "stopped": made.stopped,
+                "global_steps": made.global_steps,
+            }
+        )
+    else:
+        typer.echo(f"{out}\t{seconds:.2f} s\t{len(made.units)} units\t{made.global_steps} global steps")
+
+
+def generate(
+    model: Path = MODEL,
+    prompt: str = typer.Option(..., metavar="WAV|TEXT", help="A sound file, or the text itself."),
+    out: Path = typer.Option(..., help="Directory for the continuation: JSON, text, WAV."),
+    modality: str = typer.Option(
+        "", metavar="speech|text|any", help="What to continue with [default: that of the prompt]."
+    ),
+    max_tokens: int = typer.Option(250, min=1, help="Longest continuation: units (25 a second) and text tokens."),
+    tokenizer: str | None = TOKENIZER,
+    vocoder: str | None = VOCODER,
+    greedy: bool = GREEDY,
+    temperature: float = TEMPERATURE,
+    top_p: float = TOP_P,
+    top_k: int | None = TOP_K,
+    seed: int = SEED,
+    device: str = DEVICE,
+    force: bool = typer.Option(False, "--force", help="Replace another result at --out."),
+    as_json: bool = JSON,
+) -> None:
+    """Go on from a spoken or written prompt.
+
+    Example: lst generate --model out/model --prompt story.wav --out out/continued
+    """
+    import json
+
+    from lst.cli.common import emit_json, stage_progress
+    from lst.generate.stage import generate_continuation
+    from lst.generate.tasks import AUDIO_SUFFIXES, CONTINUE
+
+    spoken = prompt.lower().endswith(AUDIO_SUFFIXES)
+    config = _checked(
+        CONTINUE,
+        {
+            **_drawing(greedy, temperature, top_p, top_k, seed),
+            "modality": modality or ("speech" if spoken else "text"),
+            "max_tokens": max_tokens,
+            "min_tokens": min(CONTINUE.min_tokens, max_tokens),
+        },
+    )
+    with stage_progress("generate") as progress:
+        made = generate_continuation(
+            model,
+            prompt,
+            out,
+            config=config,
+            tokenizer=tokenizer,
+            vocoder=vocoder,
+            device=device,
+            progress=progress,
+            force=force,
+        )
+    body = json.loads(made.file("continuation.json").read_text(encoding="utf-8"))
+    if body["prompt_ids_dropped"]:
+        _warner()(
+            f"The prompt is longer than the model's context: its first {body['prompt_ids_dropped']} ids were cut."
+        )
+    if as_json:
+        emit_json({"path": str(made.path), **body})
+        return
+    if body["text"]:
+        typer.echo(body["text"])
+    for name in sorted(made.artifacts):
+        typer.echo(str(made.path / name))
+
+
+def _drawing(greedy: bool, temperature: float, top_p: float, top_k: int | None, seed: int) -> dict[str, Any]:
+    return {"greedy": greedy, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+
+
+def _checked(default: Any, changes: dict[str, Any]) -> Any:
+    """The settings with changes; a wrong one is wrong usage."""
+    from pydantic import ValidationError
+
+    from lst.errors import UsageError
+
+    try:
+        return type(default).model_validate({**default.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"--{name.replace('_', '-')}: {first['msg']}.") from error
+
+
+def _token_progress(title: str, total: int) -> Any:
+    """A progress bar over the tokens of one document: gives an `on_token` callback."""
+    from contextlib import contextmanager
+
+    from lst.cli.common import stage_progress
+
+    @contextmanager
+    def bar() -> Any:
+        with stage_progress(title) as progress:
+            count = 0
+
+            def on_token(_row: int, _token: int) -> None:
+                nonlocal count
+                count += 1
+                progress(count, total, "units")
+
+            yield on_token
+
+    return bar()
+
+
+def _warner() -> Any:
+    """Prints a warning on stderr."""
+    from lst.cli.common import err
+
+    return lambda message: err().print(f"lst: {message}", markup=False)

@@ -1,0 +1,227 @@
+"""What people do with a model: have it write what it hears, say what it reads, or go on from a prompt.
+
+Layouts are those of fine-tuning (`lst.data.interleaving`): `<s> units <asr> text <end>` and `<t> text <tts> units
+<end>`. A model that was not fine-tuned for the task never saw `<asr>` or `<tts>`: it gets the pre-training layout, a
+marker of the other modality, and a warning.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lst.constants import FRAME_RATE
+from lst.errors import LstError, UsageError
+from lst.generate.decoding import Tokens, generate, global_units
+from lst.generate.layout import Modality, marker
+from lst.generate.sampling import GenerateConfig
+from lst.generate.session import Session
+from lst.manifest import Progress
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+
+TRANSCRIBE = GenerateConfig(modality="text", greedy=True, max_tokens=300)
+"""Recognition has one right answer: no sampling."""
+SYNTHESIZE = GenerateConfig(modality="speech", max_tokens=750, min_tokens=5)
+"""At most 30 seconds. Greedy decoding of units gets stuck on one sound, so they are drawn."""
+CONTINUE = GenerateConfig(modality="speech", max_tokens=250, min_tokens=10)
+"""Ten seconds of speech."""
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What the model wrote for a recording. `error` says why there is nothing, and then all else is empty.
+
+    `stopped`: "end" if the model ended by itself; "length" or "context" if it was cut off.
+    """
+
+    path: Path
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    units: int = 0
+    stopped: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Units the model made for a text."""
+
+    text: str
+    units: NDArray[np.uint16]
+    stopped: str
+    global_steps: int
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of speech."""
+        return len(self.units) / FRAME_RATE
+
+
+def transcribe(
+    session: Session,
+    paths: Sequence[Path],
+    *,
+    tokenizer: str | None = None,
+    config: GenerateConfig = TRANSCRIBE,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+    warn: Warn = lambda message: None,
+) -> list[Transcript]:
+    """Transcribe recordings, each on its own. One that cannot be read, or is too long, gets an `error`; others go on.
+
+    Too long: longer than the context the model was trained with. Raises LstError if the model's unit tokenizer is not
+    here.
+    """
+    from lst.audio import AudioError, read_audio
+
+    units_of = session.unit_tokenizer(tokenizer)
+    warn_unless_trained(session, "asr", warn)
+    results: dict[int, Transcript] = {}
+    prompts: list[tuple[int, Tokens, int]] = []
+    for place, path in enumerate(paths):
+        try:
+            units = units_of.encode(read_audio(path))
+            prompts.append((place, recognition_prompt(session, units, str(path)), len(units)))
+        except (AudioError, LstError) as error:
+            results[place] = Transcript(Path(path), error=error.message)
+    config = config.model_copy(update={"modality": "text"})
+    made = generate(
+        session, [prompt for _, prompt, _ in prompts], "text", config, batch_size=batch_size, progress=progress
+    )
+    for (place, _, length), generation in zip(prompts, made, strict=True):
+        ids = generation.ids("text").tolist()
+        results[place] = Transcript(Path(paths[place]), session.text.decode(ids), ids, length, generation.stopped)
+    return [results[place] for place in range(len(paths))]
+
+
+def recognition_prompt(session: Session, units: NDArray[Any], name: str) -> Tokens:
+    """`<s> units <asr>`. Raises LstError if there are no units, or more than the context holds; `name` begins it."""
+    if len(units) == 0:
+        raise LstError(f"{name} is too short: it has no unit of {1000 // FRAME_RATE} ms.")
+    names = session.vocabulary
+    last = names.asr if session.task == "asr" else names.text_marker
+    prompt = np.concatenate(([names.speech_marker], session.encode_units(units), [last])).astype(np.int32)
+    if global_units(session, prompt) >= session.context:
+        seconds = (session.context - 3) * session.patch_size / FRAME_RATE
+        raise LstError(
+            f"{name} is {len(units) / FRAME_RATE:.1f} s long; this model reads at most {seconds:.1f} s at once.",
+            hint="Cut it into utterances first: lst ingest --segment.",
+        )
+    return prompt
+
+
+def synthesize(
+    session: Session,
+    text: str,
+    *,
+    config: GenerateConfig = SYNTHESIZE,
+    on_token: Callable[[int, int], None] | None = None,
+    warn: Warn = lambda message: None,
+) -> Speech:
+    """Units for a text. Raises UsageError for an empty text, LstError for one longer than the model's context."""
+    warn_unless_trained(session, "tts", warn)
+    names = session.vocabulary
+    ids = session.encode_text(text.strip())
+    if len(ids) == 0:
+        raise UsageError("There is nothing to say: the text is empty.")
+    last = names.tts if session.task == "tts" else names.speech_marker
+    prompt = np.concatenate(([names.text_marker], ids, [last])).astype(np.int32)
+    config = config.model_copy(update={"modality": "speech"})
+    (made,) = generate(session, [prompt], "speech", config, on_token=on_token)
+    return Speech(text, session.decode_units(made.ids("speech")), made.stopped, made.global_steps)
+
+
+def warn_unless_trained(session: Session, task: str, warn: Warn) -> None:
+    """Say so if the model was not fine-tuned for `task`."""
+    if session.task == task:
+        return
+    what = {"asr": "recognise speech", "tts": "speak"}[task]
+    was = f"fine-tuned for {session.task}" if session.task else "only pre-trained"
+    warn(
+        f"{session.directory} was {was}, not to {what}: expect little. "
+        f"Fine-tune it with lst finetune {task} --model {session.directory}."
+    )
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A prompt and what followed. `units`, `text`: of the continuation, spans joined; `spans` in order.
+
+    `dropped`: ids cut from the front of the prompt because it did not fit the model's context.
+    """
+
+    prompt_modality: Modality
+    prompt_units: NDArray[np.uint16]
+    prompt_text: str
+    units: NDArray[np.uint16]
+    text: str
+    spans: list[dict[str, Any]]
+    stopped: str
+    global_steps: int
+    dropped: int
+
+
+def continue_prompt(
+    session: Session,
+    prompt: str | NDArray[Any],
+    *,
+    config: GenerateConfig = CONTINUE,
+    on_token: Callable[[int, int], None] | None = None,
+) -> Continued:
+    """Continue a text, or units `(n,)`, in the modality of `config` ("any": as the model likes).
+
+    A prompt that takes more than half of the model's context keeps its end only, whole patches of it.
+    """
+    modality: Modality = "text" if isinstance(prompt, str) else "speech"
+    ids = session.encode_text(prompt.strip()) if isinstance(prompt, str) else session.encode_units(prompt)
+    if len(ids) == 0:
+        raise UsageError("The prompt is empty.", hint="Give a text of at least one word, or a recording.")
+    kept = _latest(session, ids, modality)
+    opens: list[int] = []
+    target = modality
+    if config.modality not in ("any", modality):
+        target = "text" if config.modality == "text" else "speech"
+        opens = [marker(target, session.vocabulary)]
+    document = np.concatenate(([marker(modality, session.vocabulary)], kept, opens)).astype(np.int32)
+    (made,) = generate(session, [document], target, config, on_token=on_token)
+    spans = []
+    for span in made.spans:
+        if span.modality == "text":
+            spans.append({"modality": "text", "text": session.text.decode(span.ids.tolist())})
+        else:
+            spans.append({"modality": "speech", "units": session.decode_units(span.ids).tolist()})
+    return Continued(
+        prompt_modality=modality,
+        prompt_units=np.empty(0, dtype=np.uint16) if isinstance(prompt, str) else np.asarray(prompt, dtype=np.uint16),
+        prompt_text=prompt.strip() if isinstance(prompt, str) else "",
+        units=session.decode_units(made.ids("speech")),
+        text=session.text.decode(made.ids("text").tolist()),
+        spans=spans,
+        stopped=made.stopped,
+        global_steps=made.global_steps,
+        dropped=len(ids) - len(kept),
+    )
+
+
+def _latest(session: Session, ids: Tokens, modality: Modality) -> Tokens:
+    step = session.patch_size if modality == "speech" else 1
+    excess = -(-len(ids) // step) - session.context // 2
+    return ids[excess * step :] if excess > 0 else ids
+
+
+def read_prompt(session: Session, prompt: str, *, tokenizer: str | None = None) -> str | NDArray[Any]:
+    """A prompt from the command line: units `(n,)` if it names a sound file, else the text itself.
+
+    Raises LstError for a sound file that is not there or cannot be read.
+    """
+    from lst.audio import read_audio
+
+    if not prompt.lower().endswith(AUDIO_SUFFIXES):
+        return prompt
+    return session.unit_tokenizer(tokenizer).encode(read_audio(Path(prompt)))
