@@ -108,6 +108,7 @@ class Undisturbed:
             )
         finally:
             self.after = dict(os.environ)
+            self.random_after = torch.get_rng_state()
             del os.environ["TOY_API_TOKEN"], os.environ["HARMLESS_LOOKING"]
 
 
@@ -132,16 +133,19 @@ def test_the_loss_goes_down_and_is_recorded(undisturbed: Undisturbed) -> None:
     assert valid[-1]["speech_bits_per_second"] < valid[0]["speech_bits_per_second"]
     totals = undisturbed.result.totals
     assert totals["flops"] > 0
-    assert totals["units"] + totals["text_tokens"] < totals["targets"] + 1e9
+    assert totals["targets"] >= totals["speech_targets"] + totals["text_targets"] > 0.8 * totals["targets"]
     assert undisturbed.reports[0] == (0, STEPS, "steps")
     assert undisturbed.reports[-1][:2] == (STEPS, STEPS)
     assert list((undisturbed.directory / "tensorboard").glob("events*"))
 
 
-def test_the_mixture_is_one_to_two(undisturbed: Undisturbed) -> None:
+def test_the_mixture_is_that_of_the_configuration(undisturbed: Undisturbed) -> None:
+    state = torch.load(undisturbed.directory / "checkpoints/step-00000024/data.pt", weights_only=True)
+    read = state["stream"]["rows"]["mixture"]["read"]
+    original = {name: tally["units"] + tally["text_tokens"] for name, tally in read.items()}
+    assert original["text"] == pytest.approx(2 * original["speech"], rel=0.1)
     totals = undisturbed.result.totals
-    documents = 0.33 * totals["units"] / 0.77  # units are 0.77 of interleaved speech, about
-    assert totals["text_tokens"] > documents
+    assert sum(original.values()) == totals["units"] + totals["text_tokens"]
 
 
 def test_the_first_step_already_learns(undisturbed: Undisturbed, data: tuple[Manifest, Manifest]) -> None:
@@ -164,10 +168,17 @@ def test_no_secret_reaches_the_log_and_the_process_is_left_as_it_was(undisturbed
     left = {name for name in set(undisturbed.after) - set(undisturbed.environment) if not name.startswith("KMP_")}
     assert not left  # KMP_*: set by an import
     assert logging.getLogger().handlers == undisturbed.handlers
-    assert torch.equal(torch.get_rng_state(), undisturbed.random)
+    assert torch.equal(undisturbed.random_after, undisturbed.random)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_ends_with_the_same_weights(
     number: signal.Signals, data: tuple[Manifest, Manifest], undisturbed: Undisturbed, run_directory: Path
 ) -> None:
@@ -266,7 +277,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_rows(
     assert (run_directory / "checkpoints/step-00000006/checkpoint.json").is_file()
 
 
-@pytest.mark.parametrize("kind", ["flops", "data"])
+@pytest.mark.parametrize("kind", ["flops", pytest.param("data", marks=pytest.mark.slow)])
 def test_budgets_that_are_measured(kind: str, data: tuple[Manifest, Manifest], run_directory: Path) -> None:
     amount = {"flops": 2.5e8, "data": 3000.0}[kind]
     config = trainer_config(budget=BudgetConfig(kind=kind, amount=amount), validate_every=None)
@@ -299,6 +310,7 @@ def test_other_data_cannot_continue_a_run(data: tuple[Manifest, Manifest], run_d
         train(job(data, run_directory, trainer_config(seed=5)))
 
 
+@pytest.mark.slow
 def test_accumulation_and_activation_checkpointing_change_nothing_but_rounding(
     data: tuple[Manifest, Manifest], undisturbed: Undisturbed, run_directory: Path
 ) -> None:
@@ -318,6 +330,7 @@ def test_rows_must_divide(data: tuple[Manifest, Manifest], run_directory: Path) 
         train(job(data, run_directory, config))
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(data: tuple[Manifest, Manifest], undisturbed: Undisturbed, run_directory: Path) -> None:
     config = trainer_config(dtype="bfloat16", budget=BudgetConfig(amount=8), validate_every=None)
     result = train(job(data, run_directory, config))
