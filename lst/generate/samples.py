@@ -142,7 +142,9 @@ class _Maker:
 
         session = self.sessions["asr"]
         units = np.asarray(row["units"], dtype=np.uint16)
-        (made,) = generate(session, [recognition_prompt(session, units, row["id"])], "text", TRANSCRIBE)
+        # Nobody says eight tokens a second: a model that has not learnt to stop is not waited for.
+        config = TRANSCRIBE.model_copy(update={"max_tokens": max(16, len(units) // 3)})
+        (made,) = generate(session, [recognition_prompt(session, units, row["id"])], "text", config)
         self.entries.append(
             {
                 "kind": "transcribe",
