@@ -4,7 +4,6 @@ The memory is an SQLite file in the user's cache directory. It is a convenience:
 damaged everything works without it, only slower.
 """
 
-import contextlib
 import os
 import sqlite3
 import time
@@ -36,7 +35,7 @@ def cache_directory() -> Path:
 
 
 class FileHashes:
-    """Hashes of recordings, by address. A context manager: leaving it writes what is new to the cache."""
+    """Hashes of recordings, by address. A context manager, for it holds a database and threads."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self._database = _open_database((directory or cache_directory()) / "audio-sha256.sqlite")
@@ -51,8 +50,6 @@ class FileHashes:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.commit()
             self._database.close()
 
     def of(self, addresses: Iterable[str]) -> dict[str, tuple[str, int] | AudioError]:
@@ -76,6 +73,8 @@ class FileHashes:
                 result[address] = (found, member_size(address, key[1]))
             else:
                 result[address] = found
+        if missing:
+            self._commit()
         return result
 
     def _compute(self, addresses: list[str]) -> Iterable[str | AudioError]:
@@ -113,6 +112,14 @@ class FileHashes:
         self._recent[key] = sha256
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
+
+    def _commit(self) -> None:
+        """Batch by batch: hashing a large corpus takes hours, and may be interrupted."""
+        if self._database is not None:
+            try:
+                self._database.commit()
+            except sqlite3.Error:
+                self._give_up()
 
     def _give_up(self) -> None:
         if self._database is not None:

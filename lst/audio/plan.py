@@ -27,7 +27,7 @@ from lst.audio.corpora import Utterance
 from lst.audio.errors import AudioError
 from lst.audio.hashes import FileHashes
 from lst.audio.text import Problem
-from lst.manifest import canonical_json
+from lst.manifest import Progress, canonical_json
 
 _SPOOL_BYTES = 64 << 20
 _BATCH = 512
@@ -85,8 +85,16 @@ class PlanSlice:
 class Plan:
     """The utterances of a source, spooled. A context manager: leaving it removes the spool."""
 
-    def __init__(self, utterances: Iterable[Utterance], src: Path, *, name: str, language: str) -> None:
-        """`name` begins the ids; `language` is that of utterances which do not say.
+    def __init__(
+        self,
+        utterances: Iterable[Utterance],
+        src: Path,
+        *,
+        name: str,
+        language: str,
+        progress: Progress | None = None,
+    ) -> None:
+        """`name` begins the ids; `language` is that of utterances which do not say. `progress` is told of hashing.
 
         Sets `root`, `digest`, `count`, `folders` (those directly below the root) and `hashed` (recordings read for it).
         """
@@ -97,9 +105,8 @@ class Plan:
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115
         digest = hashlib.sha256()
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as listed, FileHashes() as hashes:
-            self.root = _list(utterances, src, listed)
-            self.hashed = 0
-            position = 0
+            self.root, total = _list(utterances, src, listed)
+            self.hashed = position = 0
             for planned, weight in _identify(listed, self.root, hashes, name=name, language=language):
                 line = canonical_json(asdict(planned)).encode() + b"\n"
                 digest.update(line)
@@ -109,7 +116,9 @@ class Plan:
                 self.folders.add(planned.address.split("/", 1)[0])
                 position += len(line)
                 self.count += 1
-            self.hashed = hashes.computed
+                if hashes.computed > self.hashed and progress is not None:
+                    progress(self.count, total, "hashed")
+                self.hashed = hashes.computed
         self.digest = digest.hexdigest()
 
     def __enter__(self) -> "Plan":
@@ -144,12 +153,14 @@ class Plan:
         return slices
 
 
-def _list(utterances: Iterable[Utterance], src: Path, spool: IO[bytes]) -> Path:
-    """Spool the utterances; returns the folder that all recordings lie in."""
+def _list(utterances: Iterable[Utterance], src: Path, spool: IO[bytes]) -> tuple[Path, int]:
+    """Spool the utterances; returns the folder that all recordings lie in, and how many utterances there are."""
     home = os.path.abspath(src if src.is_dir() else src.parent)
     common: str | None = None
     inside = True
+    count = 0
     for utterance in utterances:
+        count += 1
         values = asdict(utterance)
         values["audio"] = os.path.abspath(utterance.audio)
         # Surrogates (names and texts that are not Unicode) survive as JSON escapes.
@@ -158,7 +169,7 @@ def _list(utterances: Iterable[Utterance], src: Path, spool: IO[bytes]) -> Path:
             inside = False
         directory = os.path.dirname(values["audio"])
         common = directory if common is None else os.path.commonpath([common, directory])
-    return Path(home if inside or common is None else common)
+    return Path(home if inside or common is None else common), count
 
 
 def _identify(

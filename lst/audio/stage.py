@@ -127,12 +127,13 @@ def ingest(
     """Check every utterance of `src` and write those that can be used to `out`, in `workers` processes.
 
     What cannot be used is counted by reason: audio-missing, audio-unreadable, audio-empty, audio-truncated, not-finite,
-    outside-audio, too-short, too-long, silent, clipped, transcript-missing, text-too-long, text-other-script,
-    transcript-unreadable, invalid-utf8, duplicate-id, bad-line, no-speech. Raises LstError as `build_shards` does, and as `ingest_spec`.
+    outside-audio, too-short, too-long, silent, clipped, no-speech, transcript-missing, transcript-unreadable,
+    text-too-long, text-other-script, invalid-utf8, duplicate-id, bad-line. Raises LstError as `build_shards` does, and
+    as `ingest_spec`.
     """
     src, out = Path(src), Path(out)
     reader, card, config = _settle(src, config)
-    with _plan(src, reader, config) as plan:
+    with _plan(src, reader, config, progress) as plan:
         spec = _spec(plan, card, config)
         made = existing_output(out, spec, force=force)
         if made is not None:
@@ -182,9 +183,9 @@ def _settle(src: Path, config: IngestConfig) -> tuple[CorpusReader, CorpusCard, 
     return reader, card, settled
 
 
-def _plan(src: Path, reader: CorpusReader, config: IngestConfig) -> Plan:
+def _plan(src: Path, reader: CorpusReader, config: IngestConfig, progress: Progress | None = None) -> Plan:
     try:
-        plan = Plan(reader.read(src), src, name=config.name, language=config.language)
+        plan = Plan(reader.read(src), src, name=config.name, language=config.language, progress=progress)
     except FileNotFoundError as error:
         raise LstError(f"{error.filename} does not exist.", hint=_expected(reader)) from error
     if plan.count == 0:
