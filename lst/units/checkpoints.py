@@ -7,6 +7,7 @@ import ast
 import json
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def load_torch_file(path: Path, *, hint: str = "") -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_data_only(_foreign_names(path))):
+        with torch.serialization.safe_globals(_data_only(_foreign_names(path))), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what torch cannot read, it refuses
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = _foreign_names(path)

@@ -9,6 +9,7 @@ from torchaudio.models.wav2vec2.utils import import_huggingface_model
 from transformers import Wav2Vec2FeatureExtractor
 
 from lst.errors import LstError
+from lst.units import load_tokenizer
 from lst.units.hubert import HubertEncoder, build, load_hubert
 from lst.units.spec import HubertSpec, read_spec
 from tests.units.tiny import (
@@ -109,6 +110,19 @@ def test_normalisation_can_be_decided_in_the_spec(tmp_path: Path) -> None:
     assert isinstance(spec, HubertSpec)
     forced = load_hubert(spec.model_copy(update={"normalize": False}), directory, "cpu")
     assert largest_difference(forced.features(AUDIO), hidden_states(model, AUDIO, 2)) < 1e-4
+
+
+def test_hugging_face_projects_even_between_equal_widths(tmp_path: Path) -> None:
+    model = tiny_hubert(stem=[(DIM, kernel, stride) for _, kernel, stride in STEM_25HZ])
+    encoder = encoder_of(save_huggingface(model, tmp_path / "hf"), 2)
+    assert largest_difference(encoder.features(AUDIO), hidden_states(model, AUDIO, 2)) < 1e-4
+
+
+def test_a_missing_gpu_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    directory = save_spirit_lm(tiny_hubert(), tmp_path / "a")
+    with pytest.raises(LstError, match="no CUDA device"):
+        load_tokenizer(directory, device="cuda")
 
 
 def test_only_the_layers_needed_are_built(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tiny random HuBERTs, written in the forms in which the real ones are published."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,11 @@ def hidden_states(model: HubertModel, samples: np.ndarray, layer: int) -> np.nda
 def fairseq_weights(model: HubertModel) -> dict[str, torch.Tensor]:
     """The same weights under fairseq-1's names."""
     large = model.config.do_stable_layer_norm
-    renamed = {"mask_emb": torch.zeros(DIM), "final_proj.weight": torch.zeros(8, DIM), "final_proj.bias": torch.zeros(8)}
+    renamed = {
+        "mask_emb": torch.zeros(DIM),
+        "final_proj.weight": torch.zeros(8, DIM),
+        "final_proj.bias": torch.zeros(8),
+    }
     simple = {
         "feature_projection.layer_norm": "layer_norm",
         "feature_projection.projection": "post_extract_proj",
@@ -158,7 +163,7 @@ def linear_quantizer(dim: int = DIM, upstream_dim: int = 551, blank_bias: float 
     middle = upstream_dim - 501
     widths = [dim, dim - middle // 4, dim - middle // 2, 501]
     weights = {}
-    for index, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
         weights[f"{2 * index}.weight"] = torch.randn(fan_out, fan_in, generator=generator)
         weights[f"{2 * index}.bias"] = 0.1 * torch.randn(fan_out, generator=generator)
     weights["4.bias"][500] += blank_bias
