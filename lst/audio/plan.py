@@ -116,9 +116,10 @@ class Plan:
                 self.folders.add(planned.address.split("/", 1)[0])
                 position += len(line)
                 self.count += 1
-                if hashes.computed > self.hashed and progress is not None:
-                    progress(self.count, total, "hashed")
-                self.hashed = hashes.computed
+                if self.count % _BATCH == 0 or self.count == total:
+                    if hashes.computed > self.hashed and progress is not None:
+                        progress(self.count, total, "hashed")
+                    self.hashed = hashes.computed
         self.digest = digest.hexdigest()
 
     def __enter__(self) -> "Plan":

@@ -23,15 +23,13 @@ def ingest(
     corpus: str = CORPUS,
     segment: bool = typer.Option(False, "--segment", help="Cut recordings longer than --max-seconds at their pauses."),
     vad: str = typer.Option("energy", help="Finds the pauses: energy, or silero (needs the extra `vad`)."),
-    name: str = typer.Option("", help="Begins the ids of rows [default: from corpus.json, else the layout]."),
-    language: str = typer.Option(
-        "", help="Language where the corpus does not say [default: from the corpus, else en]."
-    ),
+    name: str = typer.Option("", help="Begins the ids of rows (else: from corpus.json, or the layout)."),
+    language: str = typer.Option("", help="Language of rows that do not say (else: of the corpus, or en)."),
     script: str = typer.Option("auto", help="Script transcripts must be in: auto (by language), any, latin, ..."),
     require_text: bool = typer.Option(False, "--require-text", help="Reject utterances without a transcript."),
     min_seconds: float = typer.Option(0.2, help="Reject what is shorter."),
     max_seconds: float = typer.Option(40.0, help="Reject what is longer (with --segment: cut it)."),
-    workers: int = typer.Option(0, help="Processes [default: all cores].", min=0),
+    workers: int = typer.Option(0, help="Processes; 0: one per core.", min=0),
     max_rejected: float = typer.Option(1.0, help="Fail if a larger share of rows is rejected.", min=0.0, max=1.0),
     force: bool = typer.Option(False, "--force", help="Replace an output made from other inputs or settings."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),

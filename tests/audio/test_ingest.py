@@ -265,7 +265,9 @@ def make_many(src: Path, count: int = 150) -> Path:
 
 def test_workers_do_not_change_the_bytes(tmp_path):
     src = make_many(tmp_path / "src")
-    one = ingest(src, tmp_path / "one", IngestConfig(), workers=1)
+    steps: list[tuple[int, int, str]] = []
+    one = ingest(src, tmp_path / "one", IngestConfig(), workers=1, progress=lambda *step: steps.append(step))
+    assert steps == [(150, 150, "hashed"), *((done, 3, "shards") for done in range(4))]
     two = ingest(src, tmp_path / "two", IngestConfig(), workers=2)
     assert len(one.shards) == 3
     assert one.rows == 149
