@@ -110,6 +110,7 @@ def synthesize(
                 "duration_s": seconds,
                 "text": text,
                 "units": made.units.tolist(),
+                "tokenizer": session.fingerprints.get("tokenizer", ""),
                 "stopped": made.stopped,
                 "global_steps": made.global_steps,
             }

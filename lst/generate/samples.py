@@ -57,15 +57,22 @@ class SamplesConfig(StageConfig):
 def samples_spec(
     asr: Manifest, tts: Manifest, model: Manifest, pairs: Manifest, audio: Manifest, config: SamplesConfig
 ) -> StageSpec:
-    """What `samples` would make."""
+    """What `samples` would make. Raises LstError if there is no vocoder for the models' units."""
+    from lst.generate.voice import vocoder_for
+    from lst.vocoder import vocoder_fingerprint, vocoder_name
+
+    vocoder = vocoder_for(model.fingerprints.get("tokenizer", ""), config.vocoder)
     inputs = {"asr": asr, "tts": tts, "model": model, "pairs": pairs, "audio": audio}
     return StageSpec(
         schema="lst.waves/1",
         stage="samples",
         version=VERSION,
-        config=config.as_json(),
+        config={**config.as_json(), "vocoder": vocoder_name(vocoder)},
         inputs=inputs,
-        fingerprints={key: value for key, value in model.fingerprints.items() if key != "model"},
+        fingerprints={
+            **{key: value for key, value in model.fingerprints.items() if key != "model"},
+            "vocoder": vocoder_fingerprint(vocoder),
+        },
         provenance=merge_provenance(*(manifest.provenance for manifest in inputs.values())),
     )
 
@@ -207,9 +214,9 @@ class _Maker:
         return self._row(name, speak(self._vocoder, units, self.directory / f"{name}.wav"))
 
     def _copy(self, name: str, samples: np.ndarray) -> str:
-        from lst.generate.voice import write_wav
+        from lst.generate.voice import write_sound
 
-        return self._row(name, write_wav(self.directory / f"{name}.wav", samples, SAMPLE_RATE))
+        return self._row(name, write_sound(self.directory / f"{name}.wav", samples, SAMPLE_RATE))
 
     def _row(self, name: str, seconds: float) -> str:
         self.rows.append({"id": name, "path": f"{name}.wav", "duration_s": seconds})

@@ -125,8 +125,8 @@ class Session:
         if fingerprint == wanted:
             return
         raise LstError(
-            f"{whose} has units of tokenizer {_asset_name(fingerprint)}, but the model {self.directory} was trained "
-            f"on those of {_asset_name(wanted)}.",
+            f"{whose} has units of tokenizer {asset_label(fingerprint)}, but the model {self.directory} was trained "
+            f"on those of {asset_label(wanted)}.",
             hint="Make the units again with the model's tokenizer, or use a model trained on these.",
         )
 
@@ -174,7 +174,7 @@ def _find_int(config: Any, key: str) -> int:
     return DEFAULT_CONTEXT
 
 
-def _asset_name(fingerprint: str) -> str:
+def asset_label(fingerprint: str) -> str:
     """`mfcc-501 (3f2a9c…)` if an asset of this machine has that fingerprint."""
     from lst.assets import find_by_fingerprint, read_card
 

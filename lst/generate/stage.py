@@ -122,6 +122,7 @@ def continuation_json(made: Continued, session: Session) -> dict[str, Any]:
         "spans": made.spans,
         "text": made.text,
         "units": made.units.tolist(),
+        "tokenizer": session.fingerprints.get("tokenizer", ""),
         "stopped": made.stopped,
         "global_steps": made.global_steps,
         "patch_size": session.patch_size,

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lst.errors import LstError
-from lst.generate.session import Session
+from lst.generate.session import Session, asset_label
 
 if TYPE_CHECKING:
     from lst.vocoder import Vocoder
@@ -15,40 +15,42 @@ if TYPE_CHECKING:
 Samples = NDArray[np.float32]
 
 
+def vocoder_for(tokenizer: str, name: str | None = None) -> str:
+    """`name`, or where a vocoder for units with the fingerprint `tokenizer` lies. Raises LstError if there is none."""
+    from lst.vocoder import find_vocoder
+
+    found = name or find_vocoder(tokenizer)
+    if found is None:
+        raise LstError(
+            f"No vocoder on this machine was made for units of the tokenizer {asset_label(tokenizer)}.",
+            hint="Fit one with lst train-vocoder, and give it with --vocoder.",
+        )
+    return str(found)
+
+
 def open_vocoder(session: Session, name: str | None = None) -> "Vocoder":
     """The vocoder `name`, or one on this machine that was made for the model's units.
 
     Raises LstError if there is none, or if `name` was made for other units.
     """
-    from lst.vocoder import find_vocoder, load_vocoder
+    from lst.vocoder import load_vocoder
 
-    wanted = session.fingerprints.get("tokenizer", "")
-    if name is None:
-        found = find_vocoder(wanted)
-        if found is None:
-            raise LstError(
-                f"No vocoder on this machine was made for the units of {session.directory}.",
-                hint="Fit one with lst train-vocoder, and give it with --vocoder.",
-            )
-        name = str(found)
-    return load_vocoder(name, tokenizer=wanted)
+    tokenizer = session.fingerprints.get("tokenizer", "")
+    return load_vocoder(vocoder_for(tokenizer, name), tokenizer=tokenizer)
 
 
-def write_wav(path: Path, samples: Samples, rate: int) -> float:
-    """Write 16-bit PCM, whole or not at all; returns the length in seconds. Samples beyond ±1 are clipped."""
-    import soundfile
-
+def write_sound(path: Path, samples: Samples, rate: int) -> float:
+    """Write a 16-bit WAV, whole or not at all, with the directories above it; returns its length in seconds."""
     from lst.manifest import explain_os_errors
+    from lst.vocoder.files import write_wav
 
-    temporary = path.with_name(f".{path.name}.writing")
     with explain_os_errors(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(temporary, np.clip(samples, -1, 1), rate, format="WAV", subtype="PCM_16")
-        temporary.replace(path)
+        write_wav(path, samples, rate)
     return len(samples) / rate
 
 
 def speak(vocoder: "Vocoder", units: NDArray[Any], path: Path) -> float:
     """Vocode units `(n,)` into a WAV file; returns its length in seconds (0 units: a file without samples)."""
     samples = vocoder.synthesize(np.asarray(units, dtype=np.uint16)) if len(units) else np.empty(0, dtype=np.float32)
-    return write_wav(path, samples, vocoder.sample_rate)
+    return write_sound(path, samples, vocoder.sample_rate)

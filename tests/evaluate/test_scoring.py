@@ -180,3 +180,33 @@ def test_units_of_another_tokenizer_are_refused(tmp_path: Path, model: Manifest)
     other = make_bench(tmp_path / "other", bench_rows(2), tokenizer="e" * 64)
     with pytest.raises(LstError, match=r"eeeeeeeeeeee.*tttttttttttt.*Make the units again"):
         evaluate_storycloze(model, other)
+
+
+def test_a_model_over_unit_bpe_counts_units_behind_its_pieces(tmp_path: Path) -> None:
+    session = open_session(make_model(tmp_path / "bpe", "bpe").path)
+    units = np.repeat(np.arange(20), 3)
+    ids = session.encode_units(units)
+    assert len(ids) < len(units)
+    assert session.decode_units(ids).tolist() == units.tolist()
+    (row,) = bench_rows(1)
+    row |= {"choices_units": [units.tolist(), units[::-1].tolist()]}
+    (item,) = score_items(session, [row], ["s-s"])
+    assert item.units.tolist() == [60, 60]
+    assert item.tokens[0] == len(ids) == item.patches[0]
+    table = item.variants()
+    assert np.allclose(table["mean_unit"] * 60, table["sum"])
+    assert not np.allclose(table["mean_unit"], table["mean_token"])
+
+
+def test_a_directory_put_together_from_two_models_is_refused(tmp_path: Path) -> None:
+    from lst.text.tokenizer import TextTokenizer
+    from lst.text.train import train_tokenizer
+
+    made = make_model(tmp_path / "model")
+    other = TextTokenizer(train_tokenizer(["some other text of quite another kind"] * 20, 370))
+    (tmp_path / "mixed").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "mixed" / name).write_bytes(made.file(name).read_bytes())
+    (tmp_path / "mixed" / "tokenizer.model").write_bytes(other.model)
+    with pytest.raises(LstError, match="has 370 pieces, its model 380"):
+        open_session(tmp_path / "mixed")

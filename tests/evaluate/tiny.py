@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 
 from lst.data.patching import PatchingConfig
+from lst.data.unit_bpe import UnitBpe, train_unit_bpe
 from lst.manifest import DirectoryResult, Manifest, ShardResult, StageSpec, build_directory, build_shards
 from lst.model.checkpoint import write_weights
 from lst.model.config import LSTConfig, TransformerConfig
@@ -19,12 +20,12 @@ TOKENIZER = "t" * 64
 """The unit tokenizer's fingerprint in the synthetic data of `tests.data`."""
 
 
-def tiny_config(text_size: int, mode: str = "static", *, text_local: bool = True) -> LSTConfig:
+def tiny_config(text_size: int, mode: str = "static", *, text_local: bool = True, num_units: int = 501) -> LSTConfig:
     """A model of a few ten thousand parameters."""
     patching = PatchingConfig(mode=mode, size=4)  # type: ignore[arg-type]
     wide = TransformerConfig(layers=2, dim=32, heads=2)
-    if mode == "none":
-        return LSTConfig(text_size=text_size, patching=patching, global_transformer=wide)
+    if mode in ("none", "bpe"):
+        return LSTConfig(text_size=text_size, num_units=num_units, patching=patching, global_transformer=wide)
     local = TransformerConfig(layers=1, dim=16, heads=2, window=24)
     return LSTConfig(
         text_size=text_size,
@@ -34,6 +35,12 @@ def tiny_config(text_size: int, mode: str = "static", *, text_local: bool = True
         decoder=local,
         text_local=text_local,
     )
+
+
+def tiny_unit_bpe() -> UnitBpe:
+    """A unit BPE that joins some neighbours, so that there are fewer pieces than units."""
+    rng = np.random.default_rng(0)
+    return train_unit_bpe([np.repeat(rng.integers(0, 30, 40), 3).astype(np.uint16) for _ in range(50)], size=560)
 
 
 def make_model(
@@ -49,7 +56,9 @@ def make_model(
 ) -> Manifest:
     """A model directory as training leaves it, with random weights large enough to have opinions."""
     text = text or make_tokenizer()
-    config = tiny_config(text.vocab_size, mode, text_local=text_local)
+    bpe = tiny_unit_bpe() if mode == "bpe" else None
+    num_units = bpe.size if bpe is not None else 501
+    config = tiny_config(text.vocab_size, mode, text_local=text_local, num_units=num_units)
     settings: dict[str, Any] = {"mode": mode, "seed": seed, "trainer": {"batch": {"sequence_units": context}}}
     settings |= {"task": task} if task else {}
     spec = StageSpec(
@@ -67,8 +76,12 @@ def make_model(
         if model.text_head is not None:
             model.text_head.weight.data.mul_(20)
         names = write_weights(directory, model, config)
+        names.append("tokenizer.model")
         (directory / "tokenizer.model").write_bytes(text.model)
-        return DirectoryResult(artifacts=[*names, "tokenizer.model"])
+        if bpe is not None:
+            names.append("unit_bpe.model")
+            (directory / "unit_bpe.model").write_bytes(bpe.model)
+        return DirectoryResult(artifacts=names)
 
     return build_directory(out, spec, make)
 

@@ -22,6 +22,7 @@ class Beeper:
 @pytest.fixture
 def voice(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     """Every vocoder is a `Beeper`; gives the names that were asked for."""
+    import lst.vocoder
     from lst.generate import voice as module
 
     asked: list[str | None] = []
@@ -31,6 +32,9 @@ def voice(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
         return Beeper()
 
     monkeypatch.setattr(module, "open_vocoder", open_vocoder)
+    monkeypatch.setattr(module, "vocoder_for", lambda tokenizer, name=None: "beeper")
+    monkeypatch.setattr(lst.vocoder, "vocoder_name", lambda name: name)
+    monkeypatch.setattr(lst.vocoder, "vocoder_fingerprint", lambda name: Beeper.fingerprint)
     return asked
 
 

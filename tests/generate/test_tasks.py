@@ -19,8 +19,8 @@ from lst.generate.tasks import (
     synthesize,
     transcribe,
 )
-from lst.generate.voice import speak, write_wav
-from tests.evaluate.tiny import make_model, write_tone
+from lst.generate.voice import open_vocoder, speak, write_sound
+from tests.evaluate.tiny import TOKENIZER, make_model, write_tone
 from tests.generate.conftest import Beeper
 
 BRIEF = GenerateConfig(max_tokens=12, min_tokens=3)
@@ -135,11 +135,11 @@ def test_nothing_to_say_or_too_much(tts: Session) -> None:
 
 
 def test_wavs_are_clipped_not_wrapped(tmp_path: Path) -> None:
-    write_wav(tmp_path / "loud.wav", np.array([0.0, 1.7, -1.7], dtype=np.float32), 16_000)
+    write_sound(tmp_path / "loud.wav", np.array([0.0, 1.7, -1.7], dtype=np.float32), 16_000)
     samples, _ = soundfile.read(tmp_path / "loud.wav")
     assert samples[1] > 0.99
     assert samples[2] < -0.99
-    assert write_wav(tmp_path / "empty.wav", np.empty(0, dtype=np.float32), 16_000) == 0
+    assert write_sound(tmp_path / "empty.wav", np.empty(0, dtype=np.float32), 16_000) == 0
 
 
 @pytest.mark.parametrize("modality", ["speech", "text", "any"])
@@ -185,3 +185,22 @@ def test_a_tokenizer_that_is_not_here_or_not_the_models(plain: Session, monkeypa
     monkeypatch.setattr(lst.units, "tokenizer_fingerprint", lambda name: "e" * 64)
     with pytest.raises(LstError, match=r"The tokenizer mine has units.*eeeeeeeeeeee.*tttttttttttt"):
         plain.unit_tokenizer("mine")
+
+
+def test_the_vocoder_is_the_one_made_for_the_units(plain: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lst.vocoder
+
+    asked: list[tuple[str, str | None]] = []
+
+    def load(name: str, *, tokenizer: str | None = None) -> Beeper:
+        asked.append((name, tokenizer))
+        return Beeper()
+
+    monkeypatch.setattr(lst.vocoder, "load_vocoder", load)
+    monkeypatch.setattr(lst.vocoder, "find_vocoder", lambda tokenizer: Path("matching"))
+    open_vocoder(plain)
+    open_vocoder(plain, "mine")
+    assert asked == [("matching", TOKENIZER), ("mine", TOKENIZER)]
+    monkeypatch.setattr(lst.vocoder, "find_vocoder", lambda tokenizer: None)
+    with pytest.raises(LstError, match=r"No vocoder.*tttttttttttt.*lst train-vocoder"):
+        open_vocoder(plain)
