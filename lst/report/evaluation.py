@@ -1,0 +1,101 @@
+"""Scores: the story cloze with its intervals, held-out losses, and any other evaluation by its totals."""
+
+from typing import Any
+
+from lst.manifest import Manifest
+from lst.report.html import Html, figure, join, note, number, percent, table, tag
+from lst.report.run import Run, read_json
+from lst.report.svg import Interval, intervals
+
+SUMMARY_FILE = "summary.json"
+
+_MODES = {"s-s": "speech → speech", "t-t": "text → text", "s-t": "speech → text", "t-s": "text → speech"}
+_SETS = {
+    "speech": "held-out utterances, as speech",
+    "transcript": "the same utterances, as text",
+    "interleaved": "the same utterances, interleaved",
+    "text": "held-out documents",
+}
+
+
+def evaluation_section(run: Run) -> Html:
+    """Every evaluation of the run."""
+    scores = run.of_schema("lst.eval")
+    if not scores:
+        return note("No evaluation in this run.")
+    parts: list[Html] = []
+    for name, manifest in scores.items():
+        parts.append(tag("h3", name))
+        summary = read_json(manifest, SUMMARY_FILE) if SUMMARY_FILE in manifest.artifacts else {}
+        if summary.get("modes"):
+            parts += _choices(summary)
+        elif "sets" in summary:
+            parts += _losses(summary)
+        else:
+            parts.append(_totals(manifest))
+    return join(parts)
+
+
+def _choices(summary: dict[str, Any]) -> list[Html]:
+    modes = summary["modes"]
+    rows = [
+        Interval(_MODES.get(mode, mode), body["accuracy"], body["low"], body["high"], body.get("chance", 0.5))
+        for mode, body in modes.items()
+    ]
+    confidence = f"{summary.get('confidence', 0.95):.0%}"
+    benchmark = str(summary.get("benchmark", "benchmark"))
+    told = f"Accuracy with its {confidence} bootstrap interval; the broken line is guessing. Prompt → ending."
+    variants = list(dict.fromkeys(name for body in modes.values() for name in body.get("variants", {})))
+    cells = []
+    for mode, body in modes.items():
+        every = body.get("variants", {})
+        cells.append(
+            [
+                _MODES.get(mode, mode),
+                body.get("headline", ""),
+                number(body["n"]),
+                *(percent(every[name]["accuracy"]) if name in every else "" for name in variants),
+                body.get("note", ""),
+            ]
+        )
+    parts = [
+        figure(intervals(rows, title=benchmark, x_label="accuracy"), told),
+        table(["prompt → ending", "headline", "items", *variants, ""], cells, text_columns=2),
+    ]
+    if summary.get("protocol"):
+        parts.append(tag("p", f"Protocol: {summary['protocol']}.", class_="lead"))
+    if summary.get("missing_modes"):
+        parts.append(note(f"Not in this benchmark: {', '.join(summary['missing_modes'])}."))
+    if summary.get("rejected"):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["rejected"].items())
+        parts.append(note(f"Rejected items: {reasons}."))
+    return parts
+
+
+def _losses(summary: dict[str, Any]) -> list[Html]:
+    rows = [
+        [
+            _SETS.get(name, name),
+            _bits(body.get("speech_bits_per_second")),
+            _bits(body.get("text_bits_per_token")),
+            number(body.get("documents", "")),
+            f"{body.get('seconds', 0.0):,.0f}",
+            number(body.get("text_tokens", "")),
+        ]
+        for name, body in summary["sets"].items()
+    ]
+    head = ["", "bits per second of speech", "bits per text token", "documents", "seconds of speech", "text tokens"]
+    parts = [table(head, rows)]
+    if summary.get("missing"):
+        parts.append(note(f"Nothing was held out of: {', '.join(summary['missing'])}."))
+    return parts
+
+
+def _bits(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else ""
+
+
+def _totals(manifest: Manifest) -> Html:
+    if not manifest.totals:
+        return note("It says nothing of its results.")
+    return table(["", ""], [[name, number(value)] for name, value in manifest.totals.items()])
