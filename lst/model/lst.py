@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lst.data.batch import IGNORED, PackedBatch
-from lst.model.attention import Backend, plan
+from lst.model.attention import Attend, Backend, plan
 from lst.model.blocks import Transformer
 from lst.model.config import LSTConfig
 from lst.model.local import LocalPlans, LocalTokens, PatchDecoder, PatchEncoder
@@ -66,8 +66,6 @@ class LST(nn.Module):
                 self.text_embedding = nn.Embedding(vocabulary.unit_offset, wide.dim)
                 self.text_head = nn.Linear(wide.dim, vocabulary.size, bias=False)
         self.global_transformer = Transformer(wide, eps)
-        # A tied table starts small for the head's sake; the input is scaled back up to a usual size.
-        self.embedding_scale = self.embedding.embedding_dim**0.5 if config.tied_heads else 1.0
         self.tie()
 
     def tie(self) -> None:
@@ -121,33 +119,66 @@ class LST(nn.Module):
                 out[rows[:, : wanted.shape[1]][chosen], part.places[chosen]] = values
         return out
 
-    def _predict(self, batch: PackedBatch) -> list[_Predictions]:
-        """Every state that predicts a token, by the head it goes through."""
+    def prepare(self, batch: PackedBatch) -> "Prepared":
+        """What all layers share in a forward pass over `batch`: planned attentions, rotations, local tokens."""
         attend = plan(CausalMask(batch.patch_documents), self.backend)
-        if self.encoder is None or self.decoder is None:
-            # Patches are single tokens in the same order, so a row's patches are its tokens.
-            embedded = self.embedding(batch.tokens) * self.embedding_scale
-            states = self.global_transformer(embedded, batch.positions, attend)
-            return [_Predictions(states, self.head, None, batch.documents > 0)]
+        if self.encoder is None:
+            return Prepared(attend, None, None)
+        local = LocalTokens.all_of(batch) if self.text_head is None else LocalTokens.units_of(batch, self.unit_offset)
+        return Prepared(attend, local, LocalPlans.of(self.config, batch, local, self.backend))
 
-        text_local = self.text_embedding is None
-        local = LocalTokens.all_of(batch) if text_local else LocalTokens.units_of(batch, self.unit_offset)
-        plans = LocalPlans.of(self.config, batch, local, self.backend)
-        ids = local.tokens if text_local else local.tokens - self.unit_offset
-        embedded = self.embedding(ids) * self.embedding_scale
-        hidden = self.encoder.tokens(embedded, plans.encoder_turn, plans.encoder)
+    def run(self, batch: PackedBatch, prepared: "Prepared") -> "Activations":
+        """The three modules, one after the other."""
+        local, plans = prepared.local, prepared.plans
+        if self.encoder is None or self.decoder is None or local is None or plans is None:
+            # Patches are single tokens in the same order, so a row's patches are its tokens.
+            outputs = self.global_transformer(self.embed(batch.tokens), batch.positions, prepared.attend)
+            return Activations(None, outputs, None)
+        hidden = self.encoder.tokens(self.embed(local.tokens), plans.encoder_turn, plans.encoder)
         patches = self.encoder.patches(hidden, plans.segments, plans.members)
         if self.text_embedding is not None:
             first = batch.tokens.gather(1, batch.patch_first).clamp_max(self.unit_offset - 1)
             straight = self.text_embedding(first).to(patches.dtype)
             patches = torch.where(batch.patch_is_text[:, :, None], straight, patches)
-        patches = self.global_transformer(patches, batch.patch_positions, attend)
-        states = self.decoder(hidden, patches, plans)
-        parts = [_Predictions(states, self.head, local.places, local.documents > 0)]
+        outputs = self.global_transformer(patches, batch.patch_positions, prepared.attend)
+        return Activations(hidden, outputs, self.decoder(hidden, outputs, plans))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings of ids (B, S) for the first module; units only, if text passes the local modules by."""
+        states: Tensor = self.embedding(tokens if self.text_embedding is None else tokens - self.unit_offset)
+        # A tied table starts small for the head's sake; the input is scaled back up to a usual size.
+        return states * states.shape[-1] ** 0.5 if self.config.tied_heads else states
+
+    def _predict(self, batch: PackedBatch) -> list[_Predictions]:
+        """Every state that predicts a token, by the head it goes through."""
+        prepared = self.prepare(batch)
+        made = self.run(batch, prepared)
+        if made.states is None or prepared.local is None:
+            return [_Predictions(made.outputs, self.head, None, batch.documents > 0)]
+        parts = [_Predictions(made.states, self.head, prepared.local.places, prepared.local.documents > 0)]
         if self.text_head is not None:
             # A text token is a patch of its own, complete as soon as it is there: its patch predicts what follows it.
-            parts.append(_Predictions(patches, self.text_head, batch.patch_first, batch.patch_is_text))
+            parts.append(_Predictions(made.outputs, self.text_head, batch.patch_first, batch.patch_is_text))
         return parts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Made once per batch: the global attention, and what the local modules need (None in a base model)."""
+
+    attend: Attend
+    local: LocalTokens | None
+    plans: LocalPlans | None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """`hidden` (B, S, d): the encoder's token states; `outputs` (B, P, d_global): the global transformer's; `states`
+    (B, S, d): the decoder's, normed. The first and last are None in a base model."""
+
+    hidden: Tensor | None
+    outputs: Tensor
+    states: Tensor | None
 
 
 def _at(values: Tensor, places: Tensor | None) -> Tensor:

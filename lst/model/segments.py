@@ -70,8 +70,9 @@ def pool(hidden: Tensor, segments: Segments, how: Pooling) -> Tensor:
         pooled = segments.sum(flat) / segments.counts.clamp_min(1)[:, None].to(flat.dtype)
     else:
         place = torch.arange(flat.shape[0], device=flat.device)
-        last = place.new_zeros(segments.slots).scatter_reduce(0, segments.index, place, "amax", include_self=False)
-        pooled = flat.index_select(0, last[:-1]) * (segments.counts > 0)[:, None]
+        last = torch.full((segments.slots,), len(flat), dtype=place.dtype, device=flat.device)
+        last = last.scatter_reduce(0, segments.index, place, "amax", include_self=False)[:-1]
+        pooled = torch.cat([flat, flat.new_zeros(1, dim)]).index_select(0, last)
     return pooled.view(segments.batch, segments.patches, dim)
 
 

@@ -1,0 +1,277 @@
+"""Incremental inference: the same logits as the full forward pass, one token at a time.
+
+What is kept per document: keys and values of the encoder's and decoder's last `window` tokens, keys and values of all
+patches in the global transformer and in the decoder's cross-attention, and the encoder states of the patch that is
+still open. The encoder and the decoder run once per token, the global transformer once per patch: when a patch fills
+up, or when a token shows that it ended early. New patches are static, `patch_size` units each.
+
+Cost per unit: the local modules once, a `patch_size`-th of a global step, and attention over what is kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lst.data.batch import PackedBatch, pack_examples
+from lst.data.patching import Example
+from lst.model.attention import Attend, SegmentAttention
+from lst.model.blocks import rotation
+from lst.model.kv import KeyValues
+from lst.model.local import DecoderLayer, PatchDecoder
+from lst.model.lst import LST, Activations, Prepared
+from lst.model.masks import MemberMask
+
+Rows = NDArray[np.int64]
+
+
+class Incremental:
+    """A batch of documents that grow token by token. The model must be in eval mode; nothing keeps gradients.
+
+    `start` takes prompts of any lengths, `step` one token per document, `keep` drops finished documents. Logits are
+    (B, V) float32, for the token after the last.
+    """
+
+    def __init__(self, model: LST, patch_size: int | None = None) -> None:
+        self.model = model
+        self.config = model.config
+        self.patch_size = patch_size if patch_size is not None else self.config.patching.size
+        self.device = next(model.parameters()).device
+        self.caches: dict[str, KeyValues] = {}
+        self.positions: Rows = np.zeros(0, dtype=np.int64)
+        """Tokens of each document so far."""
+        self.open: Rows = np.zeros(0, dtype=np.int64)
+        """Units of each document in its open patch."""
+        self.pending = torch.zeros(0)
+        """(B, at least the patch size, d): the encoder states of those units."""
+        self.global_steps = 0
+        """Positions the global transformer has computed since `start`, prompts included, over all documents."""
+
+    @torch.inference_mode()
+    def start(self, prompts: Sequence[Example]) -> Tensor:
+        """Reads the prompts, one document each, and returns the logits after their last tokens."""
+        batch = pack_examples([[prompt] for prompt in prompts], self.config.vocabulary).to(self.device)
+        prepared = self.model.prepare(batch)
+        recorders = {"global": _Recorder(prepared.attend)}
+        if prepared.plans is not None:
+            for name in ("encoder", "decoder", "prefix"):
+                recorders[name] = _Recorder(getattr(prepared.plans, name))
+            plans = replace(
+                prepared.plans,
+                encoder=recorders["encoder"],
+                decoder=recorders["decoder"],
+                prefix=recorders["prefix"],
+            )
+            prepared = Prepared(recorders["global"], prepared.local, plans)
+        else:
+            prepared = Prepared(recorders["global"], None, None)
+        made = self.model.run(batch, prepared)
+        self.global_steps = batch.global_units
+        self._fill(batch, prompts, prepared, made, recorders)
+        return self._last_logits(batch, prepared, made)
+
+    @torch.inference_mode()
+    def step(self, tokens: NDArray[np.int32] | Sequence[int]) -> Tensor:
+        """Appends one token to each document, (B,), and returns the next logits."""
+        ids = np.asarray(tokens, dtype=np.int64)
+        unit = ids >= self.model.unit_offset
+        everyone = np.arange(len(ids))
+        device_ids = torch.from_numpy(ids)[:, None].to(self.device)
+        if self.model.encoder is None:
+            states = self._global(self.model.embed(device_ids), everyone)
+            self.positions += 1
+            return self.model.head(states[:, 0]).float()  # type: ignore[no-any-return]
+
+        ended = everyone[(self.open > 0) & (~unit | (self.open >= self.patch_size))]
+        if len(ended):  # this token begins another patch, so the open one is complete, however short
+            self._close(ended)
+        local = everyone if self.model.text_head is None else everyone[unit]
+        hidden = self._encode(device_ids, local) if len(local) else None
+        if hidden is not None:
+            self._append(hidden, local)
+        straight = everyone[:0] if self.model.text_embedding is None else everyone[~unit]
+        logits = torch.empty(len(ids), self.config.vocabulary.size, device=self.device)
+        if len(straight) and self.model.text_embedding is not None and self.model.text_head is not None:
+            embedded = self.model.text_embedding(_take(device_ids, straight))
+            outputs = self._global(embedded, straight)
+            logits[straight] = self.model.text_head(outputs[:, 0]).float()
+        full = local[(self.open[local] >= self.patch_size) | ~unit[local]]
+        if len(full):
+            self._close(full)
+        if hidden is not None:
+            states = self._decode(hidden, local)
+            logits[local] = self.model.head(states[:, 0]).float()
+        self.positions += 1
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these documents only, in this order."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        for cache in self.caches.values():
+            cache.keep(chosen)
+        self.positions = self.positions[chosen]
+        if self.model.encoder is not None:
+            self.open = self.open[chosen]
+            self.pending = self.pending[torch.from_numpy(chosen).to(self.device)]
+
+    # One token
+
+    def _encode(self, ids: Tensor, rows: Rows) -> Tensor:
+        """Encoder states (R, 1, d) of the new tokens of `rows`."""
+        encoder, cache = self.model.encoder, self.caches["encoder"]
+        assert encoder is not None
+        turn = rotation(self._column(self.positions[rows]), encoder.config.head_dim, encoder.config.rope_theta)
+        x = self.model.embed(_take(ids, rows))
+        for number, layer in enumerate(encoder.layers):
+            x = layer(x, turn, cache.attend(number, rows))
+        cache.advance(rows)
+        return x
+
+    def _append(self, hidden: Tensor, rows: Rows) -> None:
+        if int(self.open[rows].max()) >= self.pending.shape[1]:
+            self.pending = torch.cat([self.pending, torch.zeros_like(self.pending)], dim=1)
+        self.pending[_index(rows, self.device), _index(self.open[rows], self.device)] = hidden[:, 0]
+        self.open[rows] += 1
+
+    def _close(self, rows: Rows) -> None:
+        """Makes patches of the open tokens of `rows` and sends them through the global transformer."""
+        encoder, decoder = self.model.encoder, self.model.decoder
+        assert encoder is not None
+        assert decoder is not None
+        sizes = self.open[rows]
+        hidden = _take(self.pending, rows)[:, : int(sizes.max())]
+        inside = torch.arange(hidden.shape[1])[None, :] < torch.from_numpy(sizes)[:, None]
+        mask = MemberMask(
+            torch.zeros_like(inside, dtype=torch.int64).to(self.device),
+            inside.long().to(self.device),
+            1,
+            self.config.queries_per_patch,
+        )
+        attend = SegmentAttention(mask)
+        patches = encoder.patches(hidden, attend.segments, attend)
+        self._global(patches, rows)
+        self.open[rows] = 0
+
+    def _global(self, x: Tensor, rows: Rows) -> Tensor:
+        """The global transformer on one new patch (R, 1, d_global) of each of `rows`; keeps what the decoder needs."""
+        stack, cache = self.model.global_transformer, self.caches["global"]
+        positions = self._column(cache.counts[rows])
+        turn = rotation(positions, stack.config.head_dim, stack.config.rope_theta)
+        for number, layer in enumerate(stack.layers):
+            x = layer(x, turn, cache.attend(number, rows))
+        cache.advance(rows)
+        outputs: Tensor = stack.norm(x)
+        self.global_steps += len(rows)
+        if self.model.decoder is not None:
+            decoder, prefix = self.model.decoder, self.caches["prefix"]
+            turn = rotation(positions, decoder.config.head_dim, decoder.config.rope_theta)
+            for number, decoder_layer in enumerate(_layers(decoder)):
+                key_turn = turn if self.config.cross_rope else None
+                prefix.write(number, rows, *decoder_layer.cross.project_source(outputs, key_turn))
+            prefix.advance(rows)
+        return outputs
+
+    def _decode(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """Decoder states (R, 1, d), normed, from the encoder's."""
+        decoder, cache, prefix = self.model.decoder, self.caches["decoder"], self.caches["prefix"]
+        assert decoder is not None
+        shape = decoder.config
+        turn = rotation(self._column(self.positions[rows]), shape.head_dim, shape.rope_theta)
+        latest = self._column(np.maximum(prefix.counts[rows] - 1, 0))
+        query_turn = rotation(latest, shape.head_dim, shape.rope_theta) if self.config.cross_rope else None
+        x = decoder.input(hidden)
+        for number, layer in enumerate(_layers(decoder)):
+            query = layer.cross.project_query(layer.cross_norm(x), query_turn)
+            x = x + layer.cross.merge(prefix.read(number, rows, query))
+            x = x + layer.attention(layer.attention_norm(x), turn, cache.attend(number, rows))
+            x = x + layer.ffn(layer.ffn_norm(x))
+        cache.advance(rows)
+        return decoder.norm(x)  # type: ignore[no-any-return]
+
+    def _column(self, values: Rows) -> Tensor:
+        return torch.from_numpy(values)[:, None].to(self.device)
+
+    # Prompts
+
+    def _fill(
+        self,
+        batch: PackedBatch,
+        prompts: Sequence[Example],
+        prepared: Prepared,
+        made: Activations,
+        recorders: dict[str, "_Recorder"],
+    ) -> None:
+        """Takes over from the prompts' forward pass."""
+        self.positions = np.array([len(prompt.tokens) for prompt in prompts], dtype=np.int64)
+        patches = np.array([len(prompt.patch_lengths) for prompt in prompts], dtype=np.int64)
+        if prepared.local is None or made.hidden is None:
+            self.caches = {"global": KeyValues.filled(recorders["global"].states, patches, None)}
+            return
+        sizes = np.array([prompt.patch_lengths[-1] for prompt in prompts], dtype=np.int64)
+        self.open = np.where([bool(prompt.closed[-1]) for prompt in prompts], 0, sizes)
+        # The open patch went through the global transformer unseen by any token; it is made again when it is complete.
+        complete = patches - (self.open > 0)
+        self.global_steps -= int((self.open > 0).sum())
+        local = (prepared.local.documents > 0).sum(1).cpu().numpy()
+        encoder, decoder = self.config.encoder, self.config.decoder
+        assert encoder is not None
+        assert decoder is not None
+        self.caches = {
+            "encoder": KeyValues.filled(recorders["encoder"].states, local, encoder.window),
+            "global": KeyValues.filled(recorders["global"].states, complete, None),
+            "prefix": KeyValues.filled(recorders["prefix"].states, complete, None),
+            "decoder": KeyValues.filled(recorders["decoder"].states, local, decoder.window),
+        }
+        width = max(self.patch_size, int(self.open.max()))
+        self.pending = made.hidden.new_zeros(len(prompts), width, made.hidden.shape[-1])
+        place = np.arange(width)
+        source = torch.from_numpy(np.maximum(local[:, None] - self.open[:, None], 0) + place).to(self.device)
+        if made.hidden.shape[1]:
+            source = source.clamp_max(made.hidden.shape[1] - 1)
+            self.pending = made.hidden.gather(1, source[:, :, None].expand(-1, -1, made.hidden.shape[-1]))
+
+    def _last_logits(self, batch: PackedBatch, prepared: Prepared, made: Activations) -> Tensor:
+        rows = torch.arange(len(batch.tokens), device=self.device)
+        last_patch = (batch.patch_documents > 0).sum(1) - 1
+        if made.states is None or prepared.local is None:
+            return self.model.head(made.outputs[rows, last_patch]).float()  # type: ignore[no-any-return]
+        logits = torch.empty(len(rows), self.config.vocabulary.size, device=self.device)
+        by_patch = batch.patch_is_text[rows, last_patch]
+        if self.model.text_head is None:
+            by_patch = torch.zeros_like(by_patch)
+        else:
+            logits[by_patch] = self.model.text_head(made.outputs[rows, last_patch][by_patch]).float()
+        last = ((prepared.local.documents > 0).sum(1) - 1)[~by_patch]
+        logits[~by_patch] = self.model.head(made.states[rows[~by_patch], last]).float()
+        return logits
+
+
+class _Recorder:
+    """Passes attention on and keeps each layer's keys and values."""
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend = attend
+        self.states: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        self.states.append((key, value))
+        return self.attend(query, key, value)
+
+
+def _layers(decoder: PatchDecoder) -> list[DecoderLayer]:
+    return cast(list[DecoderLayer], list(decoder.layers))
+
+
+def _index(values: Rows, device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device)
+
+
+def _take(states: Tensor, rows: Rows) -> Tensor:
+    """`states[rows]`, without a copy when that is all of them."""
+    if len(rows) == len(states) and bool((rows == np.arange(len(rows))).all()):
+        return states
+    return states[torch.from_numpy(rows).to(states.device)]
