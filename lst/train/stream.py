@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lst.data.batch import PackedBatch, pack_examples
 from lst.data.loader import Loader
 from lst.data.patching import Example
 from lst.data.stream import RowStream
 from lst.data.vocabulary import Vocabulary
 from lst.errors import LstError
 from lst.train.config import BatchConfig, BudgetConfig
+
+if TYPE_CHECKING:
+    from lst.data.batch import PackedBatch
 
 
 def steps_in_budget(budget: BudgetConfig, batch: BatchConfig) -> int | None:
@@ -56,7 +58,7 @@ class BudgetedStream:
         tokens = sum(tally.original for tally in self._stream.mixture.read.values())
         return min(1.0, tokens / self._budget.amount)
 
-    def next_step(self) -> list[PackedBatch]:
+    def next_step(self) -> "list[PackedBatch]":
         """This process's batches of one step. Raises LstError when the data has ended before the budget."""
         rows = next(self._loader, None)
         if not rows:
@@ -78,15 +80,17 @@ class BudgetedStream:
         self._steps, self._flops = int(state["steps"]), float(state["flops"])
 
 
-def pack_in_parts(rows: Sequence[list[Example]], parts: int, vocabulary: Vocabulary) -> list[PackedBatch]:
+def pack_in_parts(rows: Sequence[list[Example]], parts: int, vocabulary: Vocabulary) -> "list[PackedBatch]":
     """`rows` as `parts` batches of about equal numbers of rows."""
+    from lst.data.batch import pack_examples
+
     size = math.ceil(len(rows) / parts)
     return [pack_examples(list(rows[start : start + size]), vocabulary) for start in range(0, len(rows), size)]
 
 
 def valid_batches(
     rows: Iterator[list[Any]], limit: int, per_batch: int, vocabulary: Vocabulary, rank: int, world: int
-) -> list[PackedBatch]:
+) -> "list[PackedBatch]":
     """The first `limit` packed rows of a validation stream, this process's share of them, as batches."""
     mine = []
     for index in range(limit):

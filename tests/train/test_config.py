@@ -1,6 +1,8 @@
 """Settings: what is refused, with which words, and what is part of a model's identity."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,12 @@ def test_a_spec_refuses_other_inputs(data: tuple[Manifest, Manifest]) -> None:
         pretrain_spec(text, text, PretrainConfig())
     with pytest.raises(LstError, match=r"lst\.model is needed"):
         finetune_spec(pairs, pairs, FinetuneConfig(task="asr"))
+
+
+def test_planning_loads_no_torch() -> None:
+    code = "import sys, lst.train.stage, lst.train.finetune, lst.train.options; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
 
 
 def test_overrides_change_the_preset() -> None:

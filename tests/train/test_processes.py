@@ -18,6 +18,9 @@ from tests.train.test_stages import TINY
 
 pytestmark = pytest.mark.slow
 
+MAIN = "import sys; import lst.cli.main as main; main.GROUPS = ('train',); sys.exit(main.run(sys.argv[1:]))"
+"""The command line with the commands of training only: it starts sooner."""
+
 SETTINGS: dict[str, Any] = TINY | {
     "patching": {"mode": "curriculum"},
     "budget": {"amount": 60},
@@ -36,13 +39,12 @@ def config(data: tuple[Manifest, Manifest], tmp_path_factory: pytest.TempPathFac
 
 
 def command(config: Path, out: Path, *more: str) -> list[str]:
-    return ["-m", "lst.cli.main", "pretrain", "--config", str(config), "--out", str(out), *more]
+    return ["pretrain", "--config", str(config), "--out", str(out), *more]
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    code = "import sys; from lst.cli.main import run; sys.exit(run(sys.argv[1:]))"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments[2:]],
+        [sys.executable, "-c", MAIN, *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -64,12 +66,13 @@ def partial(out: Path) -> Path:
 
 
 def checkpoints(out: Path) -> list[str]:
-    return sorted(path.parent.name for path in partial(out).glob("checkpoints/step-*/checkpoint.json"))
+    found = partial(out).glob("checkpoints/step-*/checkpoint.json")
+    return sorted(path.parent.name for path in found if not path.parent.suffix)
 
 
 def newest(out: Path) -> int:
     """Step of the newest checkpoint, 0 if there is none."""
-    return int(checkpoints(out)[-1][5:]) if checkpoints(out) else 0
+    return max([0, *(int(name[5:]) for name in checkpoints(out))])
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -116,12 +119,11 @@ def test_sigterm_saves_and_says_so(config: Path, undisturbed: Manifest, tmp_path
 
 
 def together(config: Path, out: Path, processes: int, *changes: str) -> subprocess.Popen[str]:
-    code = "import sys; from lst.cli.main import run; sys.exit(run(sys.argv[1:]))"
     script = out.parent / "lst_main.py"
-    script.write_text(code, encoding="utf-8")
+    script.write_text(MAIN, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
-        [*launcher, str(script), *command(config, out, *changes)[2:]],
+        [*launcher, str(script), *command(config, out, *changes)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
