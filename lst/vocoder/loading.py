@@ -1,0 +1,174 @@
+"""Vocoders by name or path, and the handshake: a vocoder speaks the units of one tokenizer only."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from lst.assets import all_cards, find_by_fingerprint, read_card, resolve_asset
+from lst.errors import LstError
+from lst.manifest import sha256_file, sha256_json
+from lst.vocoder.base import Vocoder
+
+CODE_VERSION = 1
+"""Raise it whenever the same files would give another waveform."""
+
+FILES = {"ridge": ("config.json", "weights.safetensors"), "hifigan": ("config.json", "generator.pt")}
+"""The files that determine the waveform, by kind of vocoder."""
+
+
+class _Found(NamedTuple):
+    """A vocoder before it is loaded."""
+
+    name: str
+    directory: Path
+    kind: Literal["ridge", "hifigan"]
+    fingerprint: str
+    tokenizer: str
+    waveform: Literal["griffin-lim"] | None
+
+
+def load_vocoder(
+    name_or_path: str | Path, *, tokenizer: str | None = None, speaker: str = "", style: str = ""
+) -> Vocoder:
+    """A vocoder by the name of an asset (`ridge-mfcc-501`) or the directory that holds its files.
+
+    `griffin-lim` is the ridge vocoder with the other synthesiser. `tokenizer` is the fingerprint of the units it is to
+    speak, checked before its weights are loaded. `speaker` and `style` are for vocoders that have several. Raises
+    LstError if it is unknown, damaged, or made for other units.
+    """
+    found = _identify(name_or_path)
+    if found.kind == "ridge":
+        from lst.vocoder.ridge import load_ridge
+
+        if speaker or style:
+            raise LstError(f"The vocoder {found.name} has one voice.", hint="Leave out --speaker and --style.")
+        if tokenizer is not None:
+            _check_fingerprints(found.name, found.tokenizer, tokenizer)
+        return load_ridge(found.directory, found.name, found.fingerprint, found.waveform)
+    from lst.vocoder.hifigan_files import load_hifigan
+
+    if tokenizer is not None and found.tokenizer:
+        _check_fingerprints(found.name, found.tokenizer, tokenizer)
+    vocoder = load_hifigan(
+        found.directory, found.name, found.fingerprint, found.tokenizer, speaker=speaker, style=style
+    )
+    if tokenizer is not None:
+        check_handshake(vocoder, tokenizer)
+    return vocoder
+
+
+def vocoder_fingerprint(name_or_path: str | Path) -> str:
+    """What two vocoders share exactly when they give the same waveforms. Hashes files, loads no torch."""
+    return _identify(name_or_path).fingerprint
+
+
+def vocoder_name(name_or_path: str | Path) -> str:
+    """The name a vocoder calls itself, which is what manifests record instead of a path."""
+    return _identify(name_or_path).name
+
+
+def fingerprint_of(kind: str, digests: Mapping[str, str], waveform: str | None = None) -> str:
+    """From the SHA-256 of the files of a vocoder by name (`FILES`), and the synthesiser if it is not its own."""
+    return sha256_json({"version": CODE_VERSION, "kind": kind, "waveform": waveform, "files": dict(digests)})
+
+
+def find_vocoder(tokenizer_fingerprint: str) -> Path | None:
+    """The directory of a vocoder on this machine made for the units of this tokenizer, if there is one."""
+    for card, directory in all_cards().values():
+        if card.kind == "vocoder" and directory is not None and card.extra.get("tokenizer") == tokenizer_fingerprint:
+            return directory
+    return None
+
+
+def check_handshake(vocoder: Vocoder, tokenizer_fingerprint: str) -> None:
+    """Refuse units of another tokenizer. Raises LstError that names both sides and the remedy.
+
+    A vocoder whose files do not say what it was made for is held to the size of the tokenizer's vocabulary, as far as
+    that tokenizer is on this machine: as many units, or one less (a CTC blank, which is never left in units).
+    """
+    if vocoder.tokenizer_fingerprint:
+        _check_fingerprints(vocoder.name, vocoder.tokenizer_fingerprint, tokenizer_fingerprint)
+        return
+    size = _tokenizer_size(tokenizer_fingerprint)
+    if size is not None and vocoder.num_units not in (size, size - 1):
+        raise LstError(
+            f"The vocoder {vocoder.name} has {vocoder.num_units} units, but the tokenizer "
+            f"{_tokenizer_label(tokenizer_fingerprint)} has {size}.",
+            hint="They do not belong together: use the vocoder made for that tokenizer.",
+        )
+
+
+def _check_fingerprints(name: str, made_for: str, given: str) -> None:
+    if made_for == given:
+        return
+    directory = find_by_fingerprint(made_for, "tokenizer")
+    other = find_vocoder(given)
+    remedies = []
+    if directory is not None:
+        own = read_card(directory / "card.json").name
+        remedies.append(f"tokenize the audio with {own} (lst tokenize-audio --tokenizer {own})")
+    if other is not None:
+        remedies.append(f"use --vocoder {read_card(other / 'card.json').name}")
+    remedies.append("fit a vocoder on these units (lst train-vocoder)")
+    raise LstError(
+        f"The vocoder {name} was made for units of the tokenizer {_tokenizer_label(made_for)}, "
+        f"but these are units of {_tokenizer_label(given) if given else 'an unknown tokenizer'}.",
+        hint="Either " + ", or ".join(remedies) + ".",
+    )
+
+
+def _tokenizer_label(fingerprint: str) -> str:
+    """Name and short fingerprint, or the latter alone where the tokenizer is not on this machine."""
+    directory = find_by_fingerprint(fingerprint, "tokenizer") if fingerprint else None
+    short = fingerprint[:12]
+    return short if directory is None else f"{read_card(directory / 'card.json').name} ({short})"
+
+
+def _tokenizer_size(fingerprint: str) -> int | None:
+    directory = find_by_fingerprint(fingerprint, "tokenizer") if fingerprint else None
+    if directory is None:
+        return None
+    from lst.units.quantizers import load_quantizer
+    from lst.units.spec import read_spec
+
+    return load_quantizer(directory / read_spec(directory).quantizer.weights).num_units
+
+
+def _identify(name_or_path: str | Path) -> _Found:
+    path = Path(name_or_path)
+    if path.is_file():
+        raise LstError(f"{path} is a file.", hint=f"Give the directory of the vocoder: {path.parent}.")
+    name, tokenizer = "", ""
+    if path.is_dir() and not (path / "card.json").is_file() and (path / "generator.pt").is_file():
+        directory = path  # as it was published: no card of ours
+        name = path.resolve().name
+    else:
+        directory = resolve_asset(name_or_path, "vocoder")
+        card = read_card(directory / "card.json")
+        name, tokenizer = card.name, str(card.extra.get("tokenizer", ""))
+    kind: Literal["ridge", "hifigan"] = "hifigan" if (directory / "generator.pt").is_file() else "ridge"
+    missing = [file for file in FILES[kind] if not (directory / file).is_file()]
+    if missing:
+        raise LstError(f"{directory} lacks {', '.join(missing)}.", hint="Fit or fetch the vocoder again.")
+    waveform: Literal["griffin-lim"] | None = None
+    if str(name_or_path) == "griffin-lim":
+        waveform = "griffin-lim"
+        name = f"{name}:griffin-lim"
+    if kind == "ridge":
+        from lst.vocoder.ridge import read_config
+
+        tokenizer = read_config(directory).tokenizer
+    fingerprint = fingerprint_of(kind, {file: _digest(directory / file) for file in FILES[kind]}, waveform)
+    return _Found(name, directory, kind, fingerprint, tokenizer, waveform)
+
+
+def _digest(path: Path) -> str:
+    state = path.stat()
+    return _digest_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
+    """The hash of a file in the state that its size and time tell, read once per process."""
+    return sha256_file(path)

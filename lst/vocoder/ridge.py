@@ -1,0 +1,179 @@
+"""The ridge vocoder: spectral frames as a linear function of a window of units, made audible by a synthesiser.
+
+The frames of unit t (log-mel, log F0, voicing; four of each at a hop of 10 ms) are a constant plus one learned vector
+for each of the units t - context ... t + context, by its place. So a unit needs `context` units of look-ahead (3:
+120 ms) and a few additions.
+
+A vocoder directory holds `config.json` (`RidgeConfig`), `weights.safetensors` (`weights`: (2 * context + 1,
+num_units + 1, D), the last row for "no unit here"; `bias`: (D,)), and `card.json`.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lst.errors import LstError
+from lst.vocoder.base import FADE, Float, Units, Vocoder, check_units, fade_in, limit
+from lst.vocoder.griffin_lim import griffin_lim
+from lst.vocoder.source_filter import Frames, SourceFilter, SourceFilterConfig
+from lst.vocoder.spectrum import Spectrum
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+BLOCK = 250
+"""Units turned into frames at a time: bounds the memory for any length."""
+
+Waveform = Literal["source-filter", "griffin-lim"]
+
+
+class RidgeConfig(BaseModel):
+    """All of `config.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["ridge"] = "ridge"
+    version: Literal[1] = 1
+    tokenizer: str = Field(description="fingerprint of the tokenizer whose units it was fitted on")
+    num_units: int = Field(gt=0)
+    context: int = Field(
+        ge=0, le=5, description="units on each side; 5 are the 200 ms of look-ahead that streams may have"
+    )
+    spectrum: Spectrum
+    waveform: Waveform = "source-filter"
+    source_filter: SourceFilterConfig = SourceFilterConfig()
+
+    @property
+    def width(self) -> int:
+        """Numbers predicted per unit: log-mel, log F0 and voicing of each of its frames."""
+        return self.spectrum.frames_per_unit * (self.spectrum.n_mels + 2)
+
+
+class RidgeVocoder(Vocoder):
+    """Units to frames by `weights`, frames to sound by the synthesiser that `config.waveform` names."""
+
+    def __init__(self, name: str, fingerprint: str, config: RidgeConfig, weights: Float, bias: Float) -> None:
+        expected = (2 * config.context + 1, config.num_units + 1, config.width)
+        if weights.shape != expected or bias.shape != expected[2:]:
+            raise LstError(
+                f"The weights of the vocoder {name} are {weights.shape} and {bias.shape}, but its {CONFIG_FILE} "
+                f"asks for {expected} and {expected[2:]}.",
+                hint="Its files do not belong together: fit or fetch it again.",
+            )
+        self.name = name
+        self.fingerprint = fingerprint
+        self.tokenizer_fingerprint = config.tokenizer
+        self.num_units = config.num_units
+        self.config = config
+        self._weights = weights.astype(np.float32)
+        self._bias = bias.astype(np.float32)
+
+    def frames(self, units: Units) -> Frames:
+        """(T,) ids -> 4 T frames; before the first unit and after the last there is none."""
+        outside = np.full(self.config.context, self.num_units, np.int64)
+        return self._predict(np.concatenate([outside, units, outside]))
+
+    def render(self, units: Units) -> Float:
+        """(T,) ids -> (640 * T,) samples."""
+        if self.config.waveform == "griffin-lim":
+            frames = self.frames(units)
+            return griffin_lim(frames.log_mel, self.config.spectrum, self.config.source_filter.seed)
+        return np.concatenate(list(self._synthesize(iter(units), BLOCK)))
+
+    def stream(self, units: Iterable[int]) -> Iterator[Float]:
+        """The waveform of `synthesize` (but for rounding) in pieces, each as soon as enough units have come.
+
+        Look-ahead with the default settings: 120 ms of units, 41 ms of the source-filter, 5 ms of the final fade.
+        Griffin-Lim needs the whole and gives it in one piece.
+        """
+        if self.config.waveform == "griffin-lim":
+            yield from super().stream(units)
+            return
+        held = np.zeros(0, np.float32)
+        first = True
+        for piece in self._synthesize(self._checked(units), 1):
+            held = np.concatenate([held, limit(piece)])
+            if len(held) > FADE:
+                settled, held = held[:-FADE], held[-FADE:]
+                if first:
+                    settled[:FADE] *= fade_in(FADE)
+                    first = False
+                yield settled
+        if first:
+            check_units([], self.num_units, self.name)  # raises: there were no units
+        yield held * fade_in(FADE)[::-1]
+
+    def _checked(self, units: Iterable[int]) -> Iterator[int]:
+        for unit in units:
+            yield int(check_units([unit], self.num_units, self.name)[0])
+
+    def _synthesize(self, units: Iterator[int], block: int) -> Iterator[Float]:
+        """Samples of all units, made `block` units at a time."""
+        context = self.config.context
+        synthesiser = SourceFilter(self.config.spectrum, self.config.source_filter)
+        known = [self.num_units] * context
+        for unit in units:
+            known.append(int(unit))
+            if len(known) == block + 2 * context:
+                yield synthesiser.push(self._predict(np.array(known)))
+                known = known[block:]
+        known += [self.num_units] * context
+        if len(known) > 2 * context:
+            yield synthesiser.push(self._predict(np.array(known)))
+        yield synthesiser.flush()
+
+    def _predict(self, padded: Units) -> Frames:
+        """(T + 2 * context,) ids -> the frames of the T units in the middle."""
+        count = len(padded) - 2 * self.config.context
+        predicted = np.tile(self._bias, (count, 1))
+        for place, table in enumerate(self._weights):
+            predicted += table[padded[place : place + count]]
+        return split_frames(predicted, self.config.spectrum)
+
+
+def split_frames(values: Float, spectrum: Spectrum) -> Frames:
+    """(T, width) per unit -> frames; the layout of a row is all log-mels, then log F0, then voicing."""
+    per_unit = spectrum.frames_per_unit
+    mels = per_unit * spectrum.n_mels
+    return Frames(
+        values[:, :mels].reshape(-1, spectrum.n_mels),
+        values[:, mels : mels + per_unit].reshape(-1),
+        values[:, mels + per_unit :].reshape(-1),
+    )
+
+
+def join_frames(frames: Frames, spectrum: Spectrum) -> Float:
+    """The inverse of `split_frames`: frames of T units -> (T, width)."""
+    units = len(frames) // spectrum.frames_per_unit
+    parts = (frames.log_mel, frames.log_f0, frames.voicing)
+    return np.concatenate([part.reshape(units, -1) for part in parts], axis=1)
+
+
+def load_ridge(directory: Path, name: str, fingerprint: str, waveform: Waveform | None = None) -> RidgeVocoder:
+    """The vocoder in `directory`; `waveform` replaces the synthesiser its config names. Raises LstError if damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    config = read_config(directory)
+    if waveform is not None:
+        config = config.model_copy(update={"waveform": waveform})
+    path = directory / WEIGHTS_FILE
+    try:
+        tensors = load_file(path)
+        return RidgeVocoder(name, fingerprint, config, tensors["weights"], tensors["bias"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise LstError(f"{path} is missing or damaged ({error}).", hint="Fit or fetch the vocoder again.") from error
+
+
+def read_config(directory: Path) -> RidgeConfig:
+    """`config.json` of a ridge vocoder. Raises LstError with the key that is wrong."""
+    path = directory / CONFIG_FILE
+    try:
+        return RidgeConfig.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise LstError(f"{path}: {where}: {first['msg']}.", hint="Fit or fetch the vocoder again.") from error

@@ -1,0 +1,260 @@
+"""The stage `train-vocoder`: units and their audio -> a vocoder directory (card, config, weights).
+
+The only kind so far is `ridge` (`lst.vocoder.fitting`): seconds per hour of speech, no GPU, no gradient. The same
+units, audio and settings give the same weights.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from lst.audio import AudioError, open_row_audio
+from lst.config import StageConfig
+from lst.constants import FRAME_RATE
+from lst.errors import LstError
+from lst.manifest import (
+    DirectoryResult,
+    Manifest,
+    Progress,
+    Rejection,
+    StageSpec,
+    build_directory,
+    iter_rows,
+    merge_provenance,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from lst.vocoder.base import Float
+    from lst.vocoder.fitting import FitErrors, RidgeSums
+    from lst.vocoder.ridge import RidgeConfig
+    from lst.vocoder.source_filter import Frames
+
+SCHEMA = "lst.vocoder/1"
+VERSION = 1
+
+MIN_SECONDS = 10.0
+"""Less speech than this is refused: most units would never have been heard."""
+
+MEASURED = 500
+"""Held-out utterances at most: they are kept in memory."""
+
+
+class FitVocoderConfig(StageConfig):
+    """How a vocoder is fitted."""
+
+    kind: Literal["ridge"] = Field("ridge", description="ridge: linear in a window of units")
+    context: int = Field(3, ge=0, le=5, description="units seen on each side; each is 40 ms of look-ahead")
+    penalties: tuple[float, ...] = Field(
+        (2.0, 6.0, 20.0, 40.0), description="ridge penalty by distance from the unit in the middle: context + 1 numbers"
+    )
+    num_units: int = Field(501, ge=2, le=501, description="ids of the tokenizer: 0 to num_units - 1")
+    waveform: Literal["source-filter", "griffin-lim"] = Field("source-filter", description="what makes the sound")
+    held_out: float = Field(0.08, ge=0, lt=0.5, description="share of utterances that measure the fit")
+    name: str = Field("", description="what the vocoder calls itself; default: its kind")
+    licence: str = Field("", description="licence on its card; default: those of the audio")
+
+    @model_validator(mode="after")
+    def _one_penalty_per_distance(self) -> "FitVocoderConfig":
+        if len(self.penalties) != self.context + 1 or min(self.penalties) <= 0:
+            raise ValueError(f"penalties must be {self.context + 1} positive numbers, for the distances 0 to context")
+        return self
+
+
+def fit_vocoder_spec(units: Manifest, audio: Manifest, config: FitVocoderConfig) -> StageSpec:
+    """What `fit_vocoder` would make."""
+    return StageSpec(
+        schema=SCHEMA,
+        stage="train-vocoder",
+        version=VERSION,
+        config=config.as_json(),
+        inputs={"units": units, "audio": audio},
+        fingerprints={"tokenizer": units.fingerprints["tokenizer"]},
+        provenance=merge_provenance(units.provenance, audio.provenance),
+    )
+
+
+def fit_vocoder(
+    units: Manifest,
+    audio: Manifest,
+    out: Path,
+    config: FitVocoderConfig,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> Manifest:
+    """Fit a vocoder on the units of `units` and the recordings of `audio`; `out` is then usable as `--vocoder`.
+
+    `workers` is ignored: the fit takes seconds. Raises LstError for too little speech, or units beyond the vocabulary.
+    """
+
+    def make(directory: Path) -> DirectoryResult:
+        return _fit(directory, units, audio, config, progress)
+
+    return build_directory(out, fit_vocoder_spec(units, audio, config), make, force=force)
+
+
+def _fit(
+    directory: Path, units: Manifest, audio: Manifest, config: FitVocoderConfig, progress: Progress | None
+) -> DirectoryResult:
+    from lst.vocoder.fitting import RidgeSums, is_held_out
+    from lst.vocoder.loading import FILES
+    from lst.vocoder.ridge import RidgeConfig, join_frames
+    from lst.vocoder.spectrum import Spectrum
+
+    spectrum = Spectrum()
+    ridge = RidgeConfig(
+        tokenizer=units.fingerprints["tokenizer"],
+        num_units=config.num_units,
+        context=config.context,
+        spectrum=spectrum,
+        waveform=config.waveform,
+    )
+    trained = RidgeSums(config.context, config.num_units, ridge.width)
+    held = RidgeSums(config.context, config.num_units, ridge.width)
+    measured: list[tuple[Any, Frames]] = []
+    rejected: list[Rejection] = []
+    for row_id, row_units, frames in _utterances(units, audio, config, rejected, progress):
+        targets = join_frames(frames, spectrum)
+        if is_held_out(row_id, config.held_out):
+            held.add(row_units, targets)
+            if len(measured) < MEASURED:
+                measured.append((row_units, frames))
+        else:
+            trained.add(row_units, targets)
+    seconds = (trained.rows + held.rows) / FRAME_RATE
+    if seconds < MIN_SECONDS or not trained.rows:
+        raise LstError(
+            f"{units.path} has {seconds:.1f} s of usable speech, too little for a vocoder.",
+            hint=f"Give at least {MIN_SECONDS:.0f} s, better an hour.",
+        )
+    errors = _measure(trained, config, ridge, measured)
+    weights, bias = (trained + held).solve(config.penalties)
+    _save(directory, ridge, weights, bias)
+    card = _card(directory, units, config, ridge, seconds, errors)
+    write_json(directory / "card.json", card)
+    return DirectoryResult(
+        artifacts=["card.json", *FILES["ridge"]],
+        totals={"hours": seconds / 3600, "units": trained.rows + held.rows, **errors.numbers()},
+        rejected=rejected,
+        fingerprints={"vocoder": card["fingerprint"]},
+    )
+
+
+def _utterances(
+    units: Manifest,
+    audio: Manifest,
+    config: FitVocoderConfig,
+    rejected: list[Rejection],
+    progress: Progress | None,
+) -> "Iterator[tuple[str, Any, Frames]]":
+    """Id, units (T,) and true frames of every utterance that can be read."""
+    import numpy as np
+
+    from lst.vocoder.base import check_units
+    from lst.vocoder.fitting import analyse
+    from lst.vocoder.spectrum import Spectrum
+
+    spectrum = Spectrum()
+    recordings = _PairedRows(audio)
+    for done, row in enumerate(iter_rows(units, ["id", "units"])):
+        if progress is not None:
+            progress(done, units.rows, "utterances")
+        if not row["units"]:
+            rejected.append(Rejection(row["id"], "no-units"))
+            continue
+        ids = check_units(np.asarray(row["units"], np.int64), config.num_units, config.name or config.kind)
+        source = recordings.find(row["id"])
+        if source is None:
+            rejected.append(Rejection(row["id"], "audio-missing", f"{audio.path} has no such row"))
+            continue
+        try:
+            samples = open_row_audio(audio, source)
+        except AudioError as error:
+            rejected.append(Rejection(row["id"], error.reason, str(error)))
+            continue
+        yield row["id"], ids, analyse(samples, len(ids), spectrum)
+    if progress is not None:
+        progress(units.rows, units.rows, "utterances")
+
+
+class _PairedRows:
+    """Finds audio rows by id. Units come in the order of their audio, so each search goes on from the last find."""
+
+    def __init__(self, audio: Manifest) -> None:
+        self._audio = audio
+        self._rows = iter_rows(audio)
+        self._passed: dict[str, dict[str, Any]] = {}
+
+    def find(self, row_id: str) -> dict[str, Any] | None:
+        """The audio row, or None. Rows passed on the way stay in reach."""
+        if row_id in self._passed:
+            return self._passed.pop(row_id)
+        for row in self._rows:
+            if row["id"] == row_id:
+                return row
+            self._passed[row["id"]] = row
+        return None
+
+
+def _measure(trained: "RidgeSums", config: FitVocoderConfig, ridge: "RidgeConfig", measured: list[Any]) -> "FitErrors":
+    """How well the fit on the training part predicts the held-out part."""
+    from lst.vocoder.fitting import FitErrors
+    from lst.vocoder.ridge import RidgeVocoder
+
+    errors = FitErrors()
+    if measured:
+        vocoder = RidgeVocoder("fit", "", ridge, *trained.solve(config.penalties))
+        for row_units, frames in measured:
+            errors.add(vocoder.frames(row_units), frames)
+    return errors
+
+
+def _save(directory: Path, ridge: "RidgeConfig", weights: "Float", bias: "Float") -> None:
+    import numpy as np
+    from safetensors.numpy import save
+
+    # Half precision: the rounding is a hundredth of a dB, the size is halved.
+    tensors: dict[str, np.ndarray] = {"weights": weights.astype(np.float16), "bias": bias.astype(np.float32)}
+    write_atomic(directory / "weights.safetensors", save(tensors))
+    write_json(directory / "config.json", ridge.model_dump(mode="json"))
+
+
+def _card(
+    directory: Path,
+    units: Manifest,
+    config: FitVocoderConfig,
+    ridge: "RidgeConfig",
+    seconds: float,
+    errors: "FitErrors",
+) -> dict[str, Any]:
+    from lst.vocoder.loading import FILES, fingerprint_of
+
+    licences = sorted({entry.get("licence", "") for entry in units.provenance} - {""})
+    digests = {file: sha256_file(directory / file) for file in FILES["ridge"]}
+    return {
+        "name": config.name or config.kind,
+        "kind": "vocoder",
+        "version": "1",
+        "licence": config.licence or "; ".join(licences) or "not stated",
+        "source": "fitted by lst train-vocoder",
+        "description": (
+            f"Units to 16 kHz speech: ridge regression from a window of {2 * config.context + 1} units to log-mel, F0 "
+            f"and voicing, then {config.waveform}. Intelligible, not natural; its voice is a mean of those it heard."
+        ),
+        "files": {
+            file: {"sha256": digest, "bytes": (directory / file).stat().st_size} for file, digest in digests.items()
+        },
+        "fingerprint": fingerprint_of("ridge", digests),
+        "tokenizer": ridge.tokenizer,
+        "data": units.provenance,
+        "hours": round(seconds / 3600, 3),
+        "settings": {**config.as_json(), "spectrum": asdict(ridge.spectrum), "synthesis": asdict(ridge.source_filter)},
+        "numbers": {"held_out_frames": errors.frames, **errors.numbers()},
+    }
