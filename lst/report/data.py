@@ -35,8 +35,8 @@ def alignment_section(run: Run) -> Html:
     ]
     parts = [table(["", ""], rows)]
     if REPORT_FILE in aligned.artifacts:
-        known = {*aligned.totals, "rejected"}
-        parts += _facts({key: value for key, value in read_json(aligned, REPORT_FILE).items() if key not in known})
+        body = {key: value for key, value in read_json(aligned, REPORT_FILE).items() if key not in aligned.totals}
+        parts.append(tag("div", _facts(body), class_="facts"))
     else:
         parts.append(note("The aligner wrote no report of its own."))
     return join(parts)
@@ -55,7 +55,7 @@ def _facts(body: dict[str, Any]) -> list[Html]:
                 for name, item in islice(value.items(), 40)
             ]
             parts.append(tag("div", tag("h3", _spaced(key)), table(["", ""], rows)))
-    return [tag("div", parts, class_="pair")] if len(parts) > 1 else parts
+    return parts
 
 
 def _spaced(key: object) -> str:
@@ -143,7 +143,7 @@ def _read_in_all(totals: Mapping[str, float]) -> Html | None:
     units, patches = totals.get("units"), totals.get("speech_patches")
     rows = []
     if units is not None:
-        rows.append(["hours of speech read, over and over", f"{units / FRAME_RATE / 3600:,.2f}"])
+        rows.append(["hours of speech read, repeats included", f"{units / FRAME_RATE / 3600:,.2f}"])
         if patches:
             rows.append(["units per speech patch", f"{units / patches:.2f}"])
         original = units + totals.get("text_tokens", 0)

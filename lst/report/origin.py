@@ -21,16 +21,16 @@ def stages_section(run: Run) -> Html:
             [
                 name,
                 manifest.schema,
-                number(manifest.rows) if manifest.rows else "",
                 _totals(manifest),
+                number(manifest.rows) if manifest.rows else "",
                 number(sum(manifest.rejected.values())),
                 _cost(stage, "seconds"),
                 _cost(stage, "peak_mb"),
                 tag("code", manifest.id[:12]),
             ]
         )
-    head = ["stage", "makes", "rows", "in all", "rejected", "time", "peak MiB", "id"]
-    parts: list[Html | None] = [table(head, rows, text_columns=2)]
+    head = ["stage", "makes", "in all", "rows", "rejected", "time", "peak MiB", "id"]
+    parts: list[Html | None] = [table(head, rows, text_columns=3)]
     for name in run.missing:
         parts.append(note(f"{name} was made once, but cannot be read now: run the recipe again."))
     reasons = [

@@ -39,9 +39,15 @@ _PATHS = frozenset({"models", "wavs", "report"})
 def write_page(run_dir: Path, out_html: Path) -> Path:
     """Write the page of the run in `run_dir`; see `lst.report.report`."""
     run = open_run(run_dir)
+    page = build_page(run)
     with explain_os_errors(f"writing {out_html}"):
-        out_html.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out_html, build_page(run))
+        try:
+            out_html.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise LstError(f"{out_html} cannot be written: a file is in the place of its directory.") from error
+        if out_html.is_dir():
+            raise LstError(f"{out_html} is a directory.", hint="Give the HTML file to write with --out.")
+        write_atomic(out_html, page)
     return out_html
 
 
@@ -88,7 +94,7 @@ def _guarded(make: Callable[[Run], Html], run: Run) -> Html:
 def _summary(run: Run) -> dict[str, Any]:
     try:
         facts = run_summary(run.path, None)
-    except (LstError, OSError, ValueError, LookupError, TypeError) as error:
+    except (LstError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return {"problem": f"{type(error).__name__}: {error}"}
     return {key: value for key, value in facts.items() if key not in _PATHS}
 

@@ -58,6 +58,8 @@ svg .odd { opacity: .8; } svg .quiet { opacity: .45; }
 .stroke1 { stroke: var(--c1); } .stroke2 { stroke: var(--c2); } .stroke3 { stroke: var(--c3); }
 .stroke4 { stroke: var(--c4); } .fill1 { fill: var(--c1); } .fill2 { fill: var(--c2); } .fill3 { fill: var(--c3); }
 .fill4 { fill: var(--c4); } .fill5 { fill: var(--c5); }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 4px 28px; }
+.facts h3 { margin-top: 8px; }
 .clips { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; margin: 10px 0; }
 .clip { border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; min-width: 0; }
 .clip dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 14px; margin: 8px 0 0; align-items: center; }

@@ -132,8 +132,10 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def _spread(low: float, high: float, margin: float) -> Point:
-    if high <= low:
-        return low - 0.5, low + 0.5
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * size:  # all the same, up to rounding
+        half = max(0.5, 0.01 * size)
+        return low - half, high + half
     extra = (high - low) * margin
     return (low - extra if low else low), high + extra
 
