@@ -41,7 +41,7 @@ pre { overflow-x: auto; margin: 8px 0; padding: 12px 14px; background: var(--pag
   max-width: none; }
 figure { margin: 16px 0 6px; } figcaption { color: var(--soft); font-size: 13.5px; max-width: 100ch; margin-top: 4px; }
 svg { display: block; width: 100%; height: auto; min-width: 620px; overflow: visible; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 18px 36px; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 18px 36px; }
 .pair svg { min-width: 400px; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; fill: var(--soft); }
 svg text.title { font-size: 13px; font-weight: 600; fill: var(--ink); }
@@ -58,9 +58,9 @@ svg .odd { opacity: .8; } svg .quiet { opacity: .45; }
 .stroke1 { stroke: var(--c1); } .stroke2 { stroke: var(--c2); } .stroke3 { stroke: var(--c3); }
 .stroke4 { stroke: var(--c4); } .fill1 { fill: var(--c1); } .fill2 { fill: var(--c2); } .fill3 { fill: var(--c3); }
 .fill4 { fill: var(--c4); } .fill5 { fill: var(--c5); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 4px 28px; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(240px, 100%), 1fr)); gap: 4px 28px; }
 .facts h3 { margin-top: 8px; }
-.clips { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; margin: 10px 0; }
+.clips { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px; margin: 10px 0; }
 .clip { border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; min-width: 0; }
 .clip dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 14px; margin: 8px 0 0; align-items: center; }
 .clip dt { color: var(--soft); font-size: 13.5px; } .clip dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
