@@ -60,7 +60,8 @@ svg .odd { opacity: .8; } svg .quiet { opacity: .45; }
 .fill4 { fill: var(--c4); } .fill5 { fill: var(--c5); }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(240px, 100%), 1fr)); gap: 4px 28px; }
 .facts h3 { margin-top: 8px; }
-.clips { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px; margin: 10px 0; }
+.clips { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px;
+  margin: 10px 0; }
 .clip { border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; min-width: 0; }
 .clip dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 14px; margin: 8px 0 0; align-items: center; }
 .clip dt { color: var(--soft); font-size: 13.5px; } .clip dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
