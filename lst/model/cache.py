@@ -20,13 +20,17 @@ from torch import Tensor
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.patching import Example
 from lst.model.attention import Attend, SegmentAttention
-from lst.model.blocks import rotation
+from lst.model.blocks import Rotation, rotation
+from lst.model.config import TransformerConfig
 from lst.model.kv import KeyValues
 from lst.model.local import DecoderLayer, PatchDecoder
 from lst.model.lst import LST, Activations, Prepared
 from lst.model.masks import MemberMask
 
 Rows = NDArray[np.int64]
+
+TABLE = 512
+"""Positions whose rotations are worked out at first."""
 
 
 class Incremental:
@@ -48,6 +52,7 @@ class Incremental:
         """Units of each document in its open patch."""
         self.pending = torch.zeros(0)
         """(B, at least the patch size, d): the encoder states of those units."""
+        self.tables: dict[tuple[int, float], Rotation] = {}
         self.global_steps = 0
         """Positions the global transformer has computed since `start`, prompts included, over all documents."""
 
@@ -122,13 +127,13 @@ class Incremental:
 
     def _encode(self, ids: Tensor, rows: Rows) -> Tensor:
         """Encoder states (R, 1, d) of the new tokens of `rows`."""
-        encoder, cache = self.model.encoder, self.caches["encoder"]
+        encoder = self.model.encoder
         assert encoder is not None
-        turn = rotation(self._column(self.positions[rows]), encoder.config.head_dim, encoder.config.rope_theta)
+        turn = self._turn(self.positions[rows], encoder.config)
+        step = self.caches["encoder"].adding(rows)
         x = self.model.embed(_take(ids, rows))
         for number, layer in enumerate(encoder.layers):
-            x = layer(x, turn, cache.attend(number, rows))
-        cache.advance(rows)
+            x = layer(x, turn, step.layer(number))
         return x
 
     def _append(self, hidden: Tensor, rows: Rows) -> None:
@@ -159,41 +164,47 @@ class Incremental:
     def _global(self, x: Tensor, rows: Rows) -> Tensor:
         """The global transformer on one new patch (R, 1, d_global) of each of `rows`; keeps what the decoder needs."""
         stack, cache = self.model.global_transformer, self.caches["global"]
-        positions = self._column(cache.counts[rows])
-        turn = rotation(positions, stack.config.head_dim, stack.config.rope_theta)
+        places = cache.counts[rows]
+        turn = self._turn(places, stack.config)
+        step = cache.adding(rows)
         for number, layer in enumerate(stack.layers):
-            x = layer(x, turn, cache.attend(number, rows))
-        cache.advance(rows)
+            x = layer(x, turn, step.layer(number))
         outputs: Tensor = stack.norm(x)
         self.global_steps += len(rows)
         if self.model.decoder is not None:
-            decoder, prefix = self.model.decoder, self.caches["prefix"]
-            turn = rotation(positions, decoder.config.head_dim, decoder.config.rope_theta)
-            for number, decoder_layer in enumerate(_layers(decoder)):
-                key_turn = turn if self.config.cross_rope else None
-                prefix.write(number, rows, *decoder_layer.cross.project_source(outputs, key_turn))
-            prefix.advance(rows)
+            key_turn = self._turn(places, self.model.decoder.config) if self.config.cross_rope else None
+            step = self.caches["prefix"].adding(rows)
+            for number, decoder_layer in enumerate(_layers(self.model.decoder)):
+                step.write(number, *decoder_layer.cross.project_source(outputs, key_turn))
         return outputs
 
     def _decode(self, hidden: Tensor, rows: Rows) -> Tensor:
         """Decoder states (R, 1, d), normed, from the encoder's."""
-        decoder, cache, prefix = self.model.decoder, self.caches["decoder"], self.caches["prefix"]
+        decoder, prefix = self.model.decoder, self.caches["prefix"]
         assert decoder is not None
-        shape = decoder.config
-        turn = rotation(self._column(self.positions[rows]), shape.head_dim, shape.rope_theta)
-        latest = self._column(np.maximum(prefix.counts[rows] - 1, 0))
-        query_turn = rotation(latest, shape.head_dim, shape.rope_theta) if self.config.cross_rope else None
+        turn = self._turn(self.positions[rows], decoder.config)
+        latest = np.maximum(prefix.counts[rows] - 1, 0)
+        query_turn = self._turn(latest, decoder.config) if self.config.cross_rope else None
+        seen, step = prefix.reading(rows), self.caches["decoder"].adding(rows)
         x = decoder.input(hidden)
         for number, layer in enumerate(_layers(decoder)):
             query = layer.cross.project_query(layer.cross_norm(x), query_turn)
-            x = x + layer.cross.merge(prefix.read(number, rows, query))
-            x = x + layer.attention(layer.attention_norm(x), turn, cache.attend(number, rows))
+            x = x + layer.cross.merge(seen.read(number, query))
+            x = x + layer.attention(layer.attention_norm(x), turn, step.layer(number))
             x = x + layer.ffn(layer.ffn_norm(x))
-        cache.advance(rows)
         return decoder.norm(x)  # type: ignore[no-any-return]
 
-    def _column(self, values: Rows) -> Tensor:
-        return torch.from_numpy(values)[:, None].to(self.device)
+    def _turn(self, positions: Rows, config: TransformerConfig) -> Rotation:
+        """Rotations at `positions` (R,), looked up in a table that grows as documents do."""
+        key, most = (config.head_dim, config.rope_theta), int(positions.max())
+        table = self.tables.get(key)
+        if table is None or table[0].shape[1] <= most:
+            room = 2 * max(most, TABLE)
+            table = self.tables[key] = rotation(torch.arange(room, device=self.device)[None], *key)
+        if len(positions) == 1:
+            return table[0][:, most : most + 1], table[1][:, most : most + 1]
+        index = _index(positions, self.device)
+        return table[0][0, index, None], table[1][0, index, None]
 
     # Prompts
 

@@ -40,16 +40,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int | None = None) -> Ten
     `heads`: only the first so many heads are turned, the others copied (queries and keys with the values behind them in
     one tensor: then nothing of what came in is kept for the backward pass).
     """
-    return _Rotate.apply(x, cos, sin, x.shape[2] if heads is None else heads)  # type: ignore[no-untyped-call, no-any-return]
+    count = x.shape[2] if heads is None else heads
+    if not torch.is_grad_enabled():  # token by token, the wrapping would take longer than the work
+        return _turn(x, cos, sin, count, 1.0)
+    return _Rotate.apply(x, cos, sin, count)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        out, scale = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        out: Tensor = (wide * scale).mul_(weight.float()).to(x.dtype)
         return out
 
     @staticmethod
@@ -65,8 +66,16 @@ class _RMSNorm(torch.autograd.Function):
         return by_input.to(x.dtype), by_weight.to(weight.dtype), None
 
 
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    wide = x.float()
+    scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (wide * scale).mul_(weight.float()).to(x.dtype), scale
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32."""
+    if not torch.is_grad_enabled():
+        return _normed(x, weight, eps)[0]
     return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -74,8 +83,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return _gated(gate_up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -88,6 +96,13 @@ class _SwiGLU(torch.autograd.Function):
         return out
 
 
+def _gated(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, where `gate_up` (..., 2n) holds gate in its first half: (..., n)."""
+    if not torch.is_grad_enabled():
+        return _gated(gate_up)
     return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return, no-untyped-call]
