@@ -121,8 +121,9 @@ class RidgeSums:
         penalty = np.append(np.repeat(np.asarray(penalties)[distances], self.num_units + 1), 1e-6)
         factor = scipy.linalg.cho_factor(self.squares + np.diag(penalty), lower=True, overwrite_a=True)
         solution = scipy.linalg.cho_solve(factor, self.products, overwrite_b=False)
-        weights = solution[:-1].reshape(places, self.num_units + 1, self.width)
-        return weights.astype(np.float32), solution[-1].astype(np.float32)
+        # In C order: safetensors writes an array's memory as it lies.
+        weights = np.ascontiguousarray(solution[:-1], np.float32).reshape(places, self.num_units + 1, self.width)
+        return weights, np.ascontiguousarray(solution[-1], np.float32)
 
 
 @dataclass

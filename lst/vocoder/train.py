@@ -221,7 +221,7 @@ def _save(directory: Path, ridge: "RidgeConfig", weights: "Float", bias: "Float"
     from safetensors.numpy import save
 
     # Half precision: the rounding is a hundredth of a dB, the size is halved.
-    tensors: dict[str, np.ndarray] = {"weights": weights.astype(np.float16), "bias": bias.astype(np.float32)}
+    tensors: dict[str, np.ndarray] = {"weights": np.ascontiguousarray(weights, np.float16), "bias": bias}
     write_atomic(directory / "weights.safetensors", save(tensors))
     write_json(directory / "config.json", ridge.model_dump(mode="json"))
 

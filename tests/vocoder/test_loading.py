@@ -1,0 +1,144 @@
+"""Vocoders by name and path, damaged ones, and the handshake with the tokenizer."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lst.errors import LstError
+from lst.vocoder import check_handshake, find_vocoder, load_vocoder, vocoder_fingerprint, vocoder_name
+from tests.vocoder.hifigan_reference import config, random_state, save_checkpoint
+from tests.vocoder.toys import TOKENIZER, save_ridge
+
+
+def test_a_directory_loads_and_repeats(tmp_path: Path) -> None:
+    directory = save_ridge(tmp_path / "ridge")
+    vocoder = load_vocoder(directory, tokenizer=TOKENIZER)
+    assert (vocoder.name, vocoder.tokenizer_fingerprint, vocoder.num_units) == ("toy-ridge", TOKENIZER, 12)
+    assert (vocoder.frame_rate, vocoder.sample_rate) == (25, 16000)
+    assert vocoder.fingerprint == vocoder_fingerprint(directory)
+    assert vocoder_name(directory) == "toy-ridge"
+    samples = vocoder.synthesize([1, 2, 3])
+    np.testing.assert_array_equal(samples, load_vocoder(str(directory)).synthesize([1, 2, 3]))
+
+
+def test_the_embedded_vocoder_speaks_the_embedded_units() -> None:
+    from lst.units import tokenizer_fingerprint
+
+    wanted = tokenizer_fingerprint("mfcc-501")
+    vocoder = load_vocoder("ridge-mfcc-501", tokenizer=wanted)
+    samples = vocoder.synthesize(list(range(0, 500, 10)))
+    assert samples.shape == (640 * 50,)
+    assert 0.01 < np.abs(samples).max() < 1
+    found = find_vocoder(wanted)
+    assert found is not None
+    assert vocoder_fingerprint(found) == vocoder.fingerprint
+    assert find_vocoder("no such tokenizer") is None
+
+
+def test_griffin_lim_is_the_same_vocoder_with_another_voice_box() -> None:
+    plain, other = load_vocoder("ridge-mfcc-501"), load_vocoder("griffin-lim")
+    assert other.name == "ridge-mfcc-501:griffin-lim"
+    assert other.fingerprint != plain.fingerprint
+    assert other.tokenizer_fingerprint == plain.tokenizer_fingerprint
+    units = [17, 17, 402, 3] * 5
+    assert not np.allclose(other.synthesize(units), plain.synthesize(units))
+
+
+def test_units_of_another_tokenizer_are_refused_by_name() -> None:
+    vocoder = load_vocoder("ridge-mfcc-501")
+    check_handshake(vocoder, vocoder.tokenizer_fingerprint)
+    expected = (
+        r"vocoder ridge-mfcc-501 was made for units of the tokenizer mfcc-501 \([0-9a-f]{12}\), but these are units of "
+        r"cdcdcdcdcdcd\. Either tokenize the audio with mfcc-501 .*or fit a vocoder on these units \(lst train-vocoder"
+    )
+    with pytest.raises(LstError, match=expected):
+        check_handshake(vocoder, "cd" * 32)
+    with pytest.raises(LstError, match=expected):
+        load_vocoder("ridge-mfcc-501", tokenizer="cd" * 32)
+    with pytest.raises(LstError, match="an unknown tokenizer"):
+        check_handshake(vocoder, "")
+
+
+def test_the_remedy_names_the_vocoder_that_fits(tmp_path: Path) -> None:
+    from lst.units import tokenizer_fingerprint
+
+    with pytest.raises(LstError, match="use --vocoder ridge-mfcc-501"):
+        load_vocoder(save_ridge(tmp_path / "ridge"), tokenizer=tokenizer_fingerprint("mfcc-501"))
+
+
+def test_a_hifigan_may_name_its_tokenizer_in_a_card(tmp_path: Path) -> None:
+    directory = save_checkpoint(tmp_path / "gan", config(), random_state(config()))
+    bare = load_vocoder(directory, tokenizer="cd" * 32)  # an unknown tokenizer: nothing to compare
+    assert bare.tokenizer_fingerprint == ""
+    card = {
+        "name": "carded",
+        "kind": "vocoder",
+        "version": "1",
+        "licence": "none",
+        "source": "test",
+        "description": "toy",
+        "files": {},
+        "tokenizer": TOKENIZER,
+    }
+    (directory / "card.json").write_text(json.dumps(card))
+    assert load_vocoder(directory, tokenizer=TOKENIZER).name == "carded"
+    with pytest.raises(LstError, match="carded was made for units of the tokenizer abababababab"):
+        load_vocoder(directory, tokenizer="cd" * 32)
+
+
+def test_unknown_and_damaged_vocoders(tmp_path: Path) -> None:
+    with pytest.raises(LstError, match=r"No vocoder 'ridge-mfcc-502'.*Did you mean ridge-mfcc-501"):
+        load_vocoder("ridge-mfcc-502")
+    with pytest.raises(LstError, match=r"mfcc-501 is a tokenizer, but a vocoder is needed"):
+        load_vocoder("mfcc-501")
+    directory = save_ridge(tmp_path / "ridge")
+    with pytest.raises(LstError, match=r"is a file\. Give the directory"):
+        load_vocoder(directory / "config.json")
+    with pytest.raises(LstError, match="one voice"):
+        load_vocoder(directory, speaker="lj")
+    weights = directory / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(LstError, match=r"does not match the sha256 of its card"):
+        load_vocoder(directory)
+
+
+def without_hashes(directory: Path) -> Path:
+    """Let damage reach the reader: a card that names no files."""
+    card = json.loads((directory / "card.json").read_text())
+    (directory / "card.json").write_text(json.dumps({**card, "files": {}}))
+    return directory
+
+
+def test_damage_that_the_card_does_not_see(tmp_path: Path) -> None:
+    directory = without_hashes(save_ridge(tmp_path / "a"))
+    (directory / "weights.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(LstError, match=r"weights\.safetensors is missing or damaged"):
+        load_vocoder(directory)
+    (directory / "weights.safetensors").unlink()
+    with pytest.raises(LstError, match=r"lacks weights\.safetensors"):
+        load_vocoder(directory)
+
+    directory = without_hashes(save_ridge(tmp_path / "b"))
+    body = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**body, "num_units": 13}))
+    with pytest.raises(LstError, match=r"do not belong together"):
+        load_vocoder(directory)
+    (directory / "config.json").write_text(json.dumps({**body, "context": 9}))
+    with pytest.raises(LstError, match=r"config\.json: context: "):
+        load_vocoder(directory)
+    (directory / "config.json").write_text("{")
+    with pytest.raises(LstError, match=r"config\.json: the file: "):
+        load_vocoder(directory)
+
+
+def test_the_ridge_vocoder_needs_no_torch() -> None:
+    code = (
+        "import sys; from lst.vocoder import load_vocoder; load_vocoder('ridge-mfcc-501').synthesize([1, 2, 3]); "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
