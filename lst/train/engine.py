@@ -19,7 +19,7 @@ import torch
 
 from lst.data.batch import PackedBatch
 from lst.errors import LstError
-from lst.manifest import Progress
+from lst.manifest import Progress, explain_os_errors
 from lst.model.lst import LST
 from lst.train.config import TrainerConfig
 from lst.train.contain import contained, log_to_file
@@ -112,7 +112,8 @@ def train(job: TrainingJob) -> TrainingResult:
         except TaskStopException:
             log.info("Ended after step %d.", control.step)  # it was asked to: by a signal, or by the budget's end
         except Exception as error:
-            raise _explained(error) from error
+            with explain_os_errors(f"training in {job.directory}"):
+                raise _explained(error) from error
     if control.finished and control.step:
         return recipe.result()
     if control.signal_number is None:
@@ -129,9 +130,9 @@ def _explained(error: Exception) -> Exception:
     """The error a user can act on behind one of fairseq2's, if there is one."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, LstError):
+        if isinstance(cause, LstError | OSError):
             return cause
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return LstError(
             "The GPU's memory is full.",

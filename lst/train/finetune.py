@@ -6,7 +6,6 @@
 Patches are static, as at inference. The weights kept are those of the best validation.
 """
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -119,6 +118,4 @@ def _train(
     )
     result = train(job)
     names = [TOKENIZER_FILE] + ([UNIT_BPE_FILE] if unit_bpe is not None else [])
-    for name in names:
-        shutil.copyfile(source.file(name), partial / name)
-    return finished_model(partial, result, model_config, names)
+    return finished_model(partial, result, model_config, {name: source.file(name).read_bytes() for name in names})

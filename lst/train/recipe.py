@@ -247,7 +247,7 @@ class LSTRecipe(Recipe):
         lines = self._recorder.lines() if self._recorder is not None and self.control.rank == 0 else []
         trained = [line for line in lines if line["split"] == "train"]
         valid: dict[str, Any] = next((line for line in reversed(lines) if line["split"] == "valid"), {})
-        if self.job.keep_best and self._validator is not None:
+        if self.job.keep_best and self._validator is not None and self.control.rank == 0:
             valid = self._validator.load_best(model)
         if self.control.rank == 0:
             self._report()

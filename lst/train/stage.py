@@ -4,7 +4,6 @@ A model directory holds `model.safetensors`, `config.json` and `tokenizer.model`
 `unit_bpe.model` for the bpe baseline, and of the run `metrics.jsonl`, `train.log` and `tensorboard/`.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +15,20 @@ from lst.data.interleaving import SpanConfig
 from lst.data.mixture import MixtureConfig
 from lst.data.patching import PatchingConfig
 from lst.errors import LstError
-from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, merge_provenance, parse_schema, sha256_file
+from lst.manifest import (
+    DirectoryResult,
+    Manifest,
+    Progress,
+    StageSpec,
+    merge_provenance,
+    parse_schema,
+    sha256_file,
+    write_atomic,
+)
 from lst.model.config import LSTConfig
 from lst.model.presets import PRESETS, Base, preset
 from lst.train.config import TrainerConfig
-from lst.train.together import build_together
+from lst.train.together import build_together, process_rank
 
 if TYPE_CHECKING:
     from lst.data.unit_bpe import UnitBpe
@@ -137,7 +145,7 @@ def _train(
     from lst.train.plan import flops_counter
 
     partial.mkdir(parents=True, exist_ok=True)
-    unit_bpe = _unit_bpe(partial, pairs, config) if config.patching.mode == "bpe" else None
+    unit_bpe = _unit_bpe(pairs, config) if config.patching.mode == "bpe" else None
     num_units = unit_bpe.size if unit_bpe is not None else 501
     vocabulary = vocabulary_of(pairs, num_units=num_units)
     model_config = model_config_of(config, text_size=vocabulary.text_size, num_units=num_units)
@@ -164,19 +172,26 @@ def _train(
         wandb_project=wandb_project,
     )
     result = train(job)
-    shutil.copyfile(pairs.file(TOKENIZER_FILE), partial / TOKENIZER_FILE)
-    names = [TOKENIZER_FILE] + ([UNIT_BPE_FILE] if unit_bpe is not None else [])
-    return finished_model(partial, result, model_config, names)
+    files = {TOKENIZER_FILE: pairs.file(TOKENIZER_FILE).read_bytes()}
+    if unit_bpe is not None:
+        files[UNIT_BPE_FILE] = unit_bpe.model
+    return finished_model(partial, result, model_config, files)
 
 
-def finished_model(partial: Path, result: "TrainingResult", config: LSTConfig, artifacts: list[str]) -> DirectoryResult:
-    """Write a trained model into `partial` and say what is in it. Processes other than the first write nothing."""
+def finished_model(
+    partial: Path, result: "TrainingResult", config: LSTConfig, files: Mapping[str, bytes]
+) -> DirectoryResult:
+    """Write a trained model, and `files` (name -> content) beside it, into `partial` and say what is in it.
+
+    Processes other than the first write nothing: the first one may already be renaming the directory.
+    """
     from lst.model.checkpoint import WEIGHTS_FILE, write_weights
-    from lst.train.together import process_rank
 
     if process_rank() != 0:
         return DirectoryResult(artifacts=[])
-    names = [*write_weights(partial, result.model, config), *artifacts, "metrics.jsonl", "train.log"]
+    for name, content in files.items():
+        write_atomic(partial / name, content)
+    names = [*write_weights(partial, result.model, config), *files, "metrics.jsonl", "train.log"]
     names += [path.relative_to(partial).as_posix() for path in sorted((partial / "tensorboard").glob("events*"))]
     return DirectoryResult(
         artifacts=names,
@@ -200,17 +215,13 @@ def model_totals(result: "TrainingResult") -> dict[str, float]:
     return totals
 
 
-def _unit_bpe(partial: Path, pairs: Manifest, config: PretrainConfig) -> "UnitBpe":
-    """The unit BPE of the run, trained on the training split the first time."""
+def _unit_bpe(pairs: Manifest, config: PretrainConfig) -> "UnitBpe":
+    """The unit BPE of the run, trained on the training split: the same every time and in every process."""
     from lst.data.loader import iter_utterances
-    from lst.data.unit_bpe import UnitBpe, train_unit_bpe
-    from lst.manifest import write_atomic
+    from lst.data.unit_bpe import train_unit_bpe
 
-    path = partial / UNIT_BPE_FILE
-    if not path.is_file():
-        rows = iter_utterances(pairs, split="train")
-        write_atomic(path, train_unit_bpe((row.units for row in rows), size=config.unit_bpe_size).model)
-    return UnitBpe(path.read_bytes())
+    rows = iter_utterances(pairs, split="train")
+    return train_unit_bpe((row.units for row in rows), size=config.unit_bpe_size)
 
 
 def piece_frames(unit_bpe: "UnitBpe") -> list[int]:

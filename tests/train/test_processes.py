@@ -16,16 +16,16 @@ import yaml
 from lst.manifest import Manifest, load_manifest
 from tests.train.test_stages import TINY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 MAIN = "import sys; import lst.cli.main as main; main.GROUPS = ('train',); sys.exit(main.run(sys.argv[1:]))"
 """The command line with the commands of training only: it starts sooner."""
 
 SETTINGS: dict[str, Any] = TINY | {
     "patching": {"mode": "curriculum"},
-    "budget": {"amount": 60},
+    "budget": {"amount": 36},
     "log_every": 2,
-    "validate_every": 20,
+    "validate_every": 12,
     "checkpoint": {"every_steps": 6, "every_seconds": None},
 }
 
@@ -76,7 +76,10 @@ def newest(out: Path) -> int:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=500)
+    try:
+        out, err = process.communicate(timeout=1500)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
@@ -90,7 +93,7 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Manif
 
 def test_kill_9_and_then_again(config: Path, undisturbed: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    for count in (1, 4):
+    for count in (1, 3):
         process = start(*command(config, out))
         wait_until(lambda wanted=6 * count: newest(out) >= wanted, process)  # type: ignore[misc]
         process.kill()
@@ -154,8 +157,7 @@ def test_two_processes_stop_together_and_one_goes_on(config: Path, undisturbed: 
     os.kill(workers[-1], signal.SIGUSR1)  # one of the two
     finish(process)
     assert not out.exists()
-    step = int(checkpoints(out)[-1][5:])
-    assert step % 6 or step < 60
+    assert 0 < newest(out) < 36
     code, _, err = finish(start(*command(config, out)))
     assert code == 0, err
     alone = load_manifest(out)
