@@ -1,6 +1,7 @@
 """Tokenizers by name or path."""
 
 import importlib
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -18,7 +19,8 @@ def load_tokenizer(name_or_path: str | Path, *, device: str = "cpu") -> UnitToke
 
     Raises LstError if it is unknown, damaged, not at 25 units/s, or if its parts do not fit together.
     """
-    directory, spec, fingerprint = _identify(name_or_path)
+    found = identify_tokenizer(name_or_path)
+    directory, spec = found.directory, found.spec
     quantizer = load_quantizer(directory / spec.quantizer.weights)
     module, function = ENCODER_KINDS[spec.encoder.kind].loader.split(":")
     encoder = cast(Encoder, getattr(importlib.import_module(module), function)(spec.encoder, directory, device))
@@ -33,21 +35,30 @@ def load_tokenizer(name_or_path: str | Path, *, device: str = "cpu") -> UnitToke
             f"{directory / spec.quantizer.weights} has {quantizer.num_units} units, but lst keeps ids 0 to 500.",
             hint="Use a quantizer of at most 501 units.",
         )
-    return UnitTokenizer(spec.name, fingerprint, encoder, quantizer, spec.windows)
+    return UnitTokenizer(spec.name, found.fingerprint, encoder, quantizer, spec.windows)
 
 
 def tokenizer_fingerprint(name_or_path: str | Path) -> str:
     """What two tokenizers share exactly when they give the same units. Reads hashes and JSON only, no torch."""
-    return _identify(name_or_path)[2]
+    return identify_tokenizer(name_or_path).fingerprint
 
 
 def tokenizer_name(name_or_path: str | Path) -> str:
     """The name a tokenizer calls itself, which is what manifests record instead of a path."""
-    return _identify(name_or_path)[1].name
+    return identify_tokenizer(name_or_path).spec.name
 
 
-def _identify(name_or_path: str | Path) -> tuple[Path, TokenizerSpec, str]:
-    """Directory, spec and fingerprint."""
+@dataclass(frozen=True)
+class TokenizerIdentity:
+    """A tokenizer that has been found, not loaded."""
+
+    directory: Path
+    spec: TokenizerSpec
+    fingerprint: str
+
+
+def identify_tokenizer(name_or_path: str | Path) -> TokenizerIdentity:
+    """Find a tokenizer and hash its files. Raises LstError if it is unknown, damaged or not described."""
     directory = Path(name_or_path)
     if directory.is_file():
         raise LstError(f"{directory} is a file.", hint=f"Give the directory of the tokenizer: {directory.parent}.")
@@ -59,7 +70,7 @@ def _identify(name_or_path: str | Path) -> tuple[Path, TokenizerSpec, str]:
         digests = {name: entry.sha256 for name, entry in files.items() if entry.sha256}
     spec = read_spec(directory)
     by_role = {role: digests.get(name) or _digest(directory / name) for role, name in spec.files().items()}
-    return directory, spec, spec.fingerprint(by_role)
+    return TokenizerIdentity(directory, spec, spec.fingerprint(by_role))
 
 
 def _digest(path: Path) -> str:

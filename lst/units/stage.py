@@ -15,7 +15,7 @@ from lst.config import StageConfig
 from lst.constants import SAMPLE_RATE
 from lst.errors import LstError
 from lst.manifest import Manifest, Progress, Rejection, ShardResult, StageSpec, build_shards, load_manifest, read_table
-from lst.units.loading import load_tokenizer, tokenizer_fingerprint, tokenizer_name
+from lst.units.loading import identify_tokenizer, load_tokenizer
 from lst.units.tokenizer import UnitTokenizer
 
 if TYPE_CHECKING:
@@ -107,13 +107,14 @@ def encode_row(tokenizer: UnitTokenizer, audio: Manifest, row: Mapping[str, Any]
 
 def tokenize_audio_spec(audio: Manifest, config: TokenizeAudioConfig) -> StageSpec:
     """What `tokenize_audio` would make. The tokenizer counts by its fingerprint, not by where it lies."""
+    tokenizer = identify_tokenizer(config.tokenizer)
     return StageSpec(
         schema=SCHEMA,
         stage="tokenize-audio",
         version=VERSION,
-        config={**config.as_json(), "tokenizer": tokenizer_name(config.tokenizer)},
+        config={**config.as_json(), "tokenizer": tokenizer.spec.name},
         inputs={"audio": audio},
-        fingerprints={**audio.fingerprints, "tokenizer": tokenizer_fingerprint(config.tokenizer)},
+        fingerprints={**audio.fingerprints, "tokenizer": tokenizer.fingerprint},
         provenance=audio.provenance,
     )
 

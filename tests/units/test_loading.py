@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lst.errors import LstError
-from lst.units import load_tokenizer, tokenizer_fingerprint, tokenizer_name
+from lst.units import identify_tokenizer, load_tokenizer, tokenizer_fingerprint, tokenizer_name
 from lst.units.checkpoints import parse_conv_layers, read_fairseq, read_huggingface
 from lst.units.spec import TokenizerSpec, WindowSpec, read_spec
 from tests.units.tiny import (
@@ -103,7 +103,7 @@ def test_spirit_lm_directory_is_recognised_by_its_file_names(spirit: Path) -> No
     units = tokenizer.encode(AUDIO)
     assert len(units) == tokenizer.num_frames(16000) == 24
     assert units.max() < 500  # no blank stays in a recording with a unit
-    assert tokenizer_name(spirit) == "spirit"
+    assert tokenizer_name(spirit) == identify_tokenizer(spirit).spec.name == "spirit"
 
 
 def test_hugging_face_directory_is_recognised(tmp_path: Path) -> None:
