@@ -1,25 +1,26 @@
 """The generation loop, and the engine behind it that says what comes next.
 
-An engine is anything with `Engine`'s three methods. `RecomputeEngine` runs the whole document for every token: slow,
-and right by construction, since it is the same forward pass as in training. An engine with caches takes its place
-through `make_engine` and must give the same logits.
+An engine is anything with `Engine`'s three methods. `CachedEngine` keeps what each module needs of the past
+(`lst.model.cache`): the global transformer runs once per patch, the local modules once per token. Tests hold it equal
+to running the whole document again for every token.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lst.data.vocabulary import Vocabulary
 from lst.errors import LstError
 from lst.generate.layout import Modality, static_example
 from lst.generate.sampling import GenerateConfig, Grammar, choose, draw
 from lst.generate.session import Session
 from lst.manifest import Progress
 
-MAX_LOGITS = 1 << 25
-"""Logits that `RecomputeEngine` computes at once (128 MiB)."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -38,48 +39,30 @@ class Engine(Protocol):
         """Go on with these rows only, in this order; the others are finished."""
 
 
-class RecomputeEngine:
-    """Runs the model on the whole documents for every token."""
+class CachedEngine:
+    """Incremental inference with caches for all three modules."""
 
     def __init__(self, session: Session) -> None:
+        from lst.model.cache import Incremental
+
         self._session = session
-        self._documents: list[Tokens] = []
+        self._incremental = Incremental(session.model, session.patch_size)
 
     def start(self, prompts: Sequence[Tokens]) -> Logits:
-        self._documents = [np.asarray(prompt, dtype=np.int32) for prompt in prompts]
-        return self._logits()
+        size = self._session.patch_size
+        examples = [static_example(prompt, self._session.vocabulary, size) for prompt in prompts]
+        return _numpy(self._incremental.start(examples))
 
     def step(self, tokens: Tokens) -> Logits:
-        self._documents = [np.append(old, token) for old, token in zip(self._documents, tokens, strict=True)]
-        return self._logits()
+        return _numpy(self._incremental.step(tokens))
 
     def keep(self, rows: Sequence[int]) -> None:
-        self._documents = [self._documents[row] for row in rows]
-
-    def _logits(self) -> Logits:
-        import torch
-
-        from lst.data.batch import pack_examples
-
-        session, vocabulary = self._session, self._session.vocabulary
-        longest = max(len(document) for document in self._documents)
-        rows = max(1, MAX_LOGITS // (longest * vocabulary.size))
-        parts = []
-        for start in range(0, len(self._documents), rows):
-            chunk = self._documents[start : start + rows]
-            examples = [[static_example(document, vocabulary, session.patch_size)] for document in chunk]
-            batch = pack_examples(examples, vocabulary).to(session.device)
-            with torch.inference_mode():
-                logits = session.model(batch)
-            ends = torch.tensor([len(document) - 1 for document in chunk], device=session.device)
-            parts.append(logits[torch.arange(len(chunk), device=session.device), ends].float().cpu().numpy())
-        joined: Logits = np.concatenate(parts)
-        return joined
+        self._incremental.keep(rows)
 
 
-def make_engine(session: Session) -> Engine:
-    """The engine to generate with."""
-    return RecomputeEngine(session)
+def _numpy(logits: "Tensor") -> Logits:
+    made: Logits = logits.float().cpu().numpy()
+    return made
 
 
 @dataclass(frozen=True)
@@ -112,10 +95,23 @@ class Generation:
 
 @dataclass
 class _Row:
+    """A document in the making: `steps` counts its patches and text tokens, `open` the units in its last patch."""
+
     index: int
     grammar: Grammar
     tokens: list[int]
-    prompt_units: int
+    steps: int
+    open: int
+    prompt_steps: int
+
+    def append(self, token: int, vocabulary: Vocabulary, patch_size: int) -> None:
+        self.tokens.append(token)
+        if not vocabulary.is_unit(token):
+            self.steps, self.open = self.steps + 1, 0
+        elif self.open in (0, patch_size):
+            self.steps, self.open = self.steps + 1, 1
+        else:
+            self.open += 1
 
 
 def generate(
@@ -125,7 +121,7 @@ def generate(
     config: GenerateConfig,
     *,
     batch_size: int = 8,
-    engine: Callable[[Session], Engine] = make_engine,
+    engine: Callable[[Session], Engine] = CachedEngine,
     progress: Progress | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
@@ -155,7 +151,8 @@ def _generate_batch(
     forbidden = tuple(token for token in (session.text.bos_id, session.text.eos_id) if token >= 0)
     rows = []
     for index, prompt in prompts:
-        used = global_units(session, prompt)
+        example = static_example(prompt, session.vocabulary, session.patch_size)
+        used = example.global_units
         if used >= session.context:
             raise LstError(
                 f"A prompt of {used} patches and text tokens leaves no room in the model's context of "
@@ -163,8 +160,8 @@ def _generate_batch(
                 hint="Give a shorter prompt.",
             )
         grammar = Grammar(session.vocabulary, config, modality, forbidden)
-        rows.append(_Row(index, grammar, [], used))
-    starts = {index: np.asarray(prompt, dtype=np.int32) for index, prompt in prompts}
+        last_is_unit = bool(session.vocabulary.is_unit(example.tokens[-1]))
+        rows.append(_Row(index, grammar, [], used, int(example.patch_lengths[-1]) if last_is_unit else 0, used))
     done: list[tuple[int, Generation]] = []
     logits = engine.start([prompt for _, prompt in prompts])
     while rows:
@@ -173,12 +170,10 @@ def _generate_batch(
             token = choose(logits[place], row.grammar.allowed(), config, draw(config, row.index, row.grammar.count))
             goes_on = row.grammar.accept(token)
             if token != session.vocabulary.end:
-                row.tokens.append(token)
+                row.append(token, session.vocabulary, session.patch_size)
                 if on_token is not None:
                     on_token(row.index, token)
-            document = np.append(starts[row.index], np.array(row.tokens, dtype=np.int32))
-            units = global_units(session, document)
-            if goes_on and units < session.context:
+            if goes_on and row.steps < session.context:
                 going.append(place)
                 tokens.append(token)
                 continue
@@ -186,10 +181,10 @@ def _generate_batch(
             stopped = "end" if token == session.vocabulary.end else stopped
             new = np.array(row.tokens, dtype=np.int32)
             spans = _spans(session, new, modality)
-            done.append((row.index, Generation(new, spans, stopped, units - row.prompt_units)))
-        if len(going) < len(rows):
+            done.append((row.index, Generation(new, spans, stopped, row.steps - row.prompt_steps)))
+        if going and len(going) < len(rows):
             engine.keep(going)
-            rows = [rows[place] for place in going]
+        rows = [rows[place] for place in going]
         if rows:
             logits = engine.step(np.array(tokens, dtype=np.int32))
     return done

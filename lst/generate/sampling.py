@@ -79,15 +79,13 @@ def draw(config: GenerateConfig, row: int, count: int) -> float:
 
 def choose(logits: NDArray[np.float32], allowed: NDArray[np.bool_], config: GenerateConfig, uniform: float) -> int:
     """One token from logits `(V,)` by a uniform draw in [0, 1). Greedy ties go to the smallest id."""
-    scores = np.where(allowed, logits.astype(np.float64), -np.inf)
+    ids = np.flatnonzero(allowed)
+    scores = logits[ids].astype(np.float64)
     if config.greedy:
-        return int(scores.argmax())
-    scores = scores / config.temperature
+        return int(ids[scores.argmax()])
+    scores /= config.temperature
     # From the likeliest down; a stable order, so that equal logits do not depend on the sorting algorithm.
-    order = np.argsort(-scores, kind="stable")
-    order = order[: int(allowed.sum())]
-    if config.top_k is not None:
-        order = order[: config.top_k]
+    order = np.argsort(-scores, kind="stable")[: config.top_k]
     weights = np.exp(scores[order] - scores[order[0]])
     sums = np.cumsum(weights)
     if config.top_p is not None:
@@ -95,4 +93,4 @@ def choose(logits: NDArray[np.float32], allowed: NDArray[np.bool_], config: Gene
         keep = int(np.searchsorted(sums, config.top_p * sums[-1])) + 1
         order, sums = order[:keep], sums[:keep]
     drawn = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
-    return int(order[min(drawn, len(order) - 1)])
+    return int(ids[order[min(drawn, len(order) - 1)]])

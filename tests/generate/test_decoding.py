@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lst.data.batch import pack_examples
 from lst.errors import LstError
-from lst.generate.decoding import Generation, RecomputeEngine, generate, global_units
+from lst.generate.decoding import CachedEngine, Engine, Generation, generate, global_units
 from lst.generate.layout import inference_patch_size, static_example
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
@@ -80,10 +80,46 @@ def test_greedy_tokens_are_the_argmax_of_the_full_forward_everywhere(session: Se
                 modality = "text" if token == names.text_marker else "speech"
 
 
-def test_engine_logits_equal_the_full_forward(session: Session) -> None:
+class RecomputeEngine:
+    """The reference: the whole document through the training forward pass, again for every token."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._documents: list[Tokens] = []
+
+    def start(self, prompts: Sequence[Tokens]) -> NDArray[np.float32]:
+        self._documents = [np.asarray(prompt, dtype=np.int32) for prompt in prompts]
+        return self._logits()
+
+    def step(self, tokens: Tokens) -> NDArray[np.float32]:
+        self._documents = [np.append(old, token) for old, token in zip(self._documents, tokens, strict=True)]
+        return self._logits()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self._documents = [self._documents[row] for row in rows]
+
+    def _logits(self) -> NDArray[np.float32]:
+        return np.stack([full_logits(self._session, document)[-1].numpy() for document in self._documents])
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_cached_generation_equals_recomputing_everything(session: Session, greedy: bool) -> None:
+    prompts = [prompt(session, length, length) for length in (4, 17, 1)]
+    config = GenerateConfig(modality="any", max_tokens=30, greedy=greedy, temperature=1.5, top_p=None)
+    cached = generate(session, prompts, "speech", config)
+    reference = generate(session, prompts, "speech", config, engine=RecomputeEngine)
+    for one, other in zip(cached, reference, strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()
+        assert (one.stopped, one.global_steps) == (other.stopped, other.global_steps)
+    document = np.concatenate([prompts[1], cached[1].tokens])
+    assert cached[1].global_steps == global_units(session, document) - global_units(session, prompts[1])
+
+
+@pytest.mark.parametrize("make", [CachedEngine, RecomputeEngine])
+def test_engine_logits_equal_the_full_forward(session: Session, make: Callable[[Session], Engine]) -> None:
     document = np.concatenate([prompt(session, 11), [session.vocabulary.text_marker, 5, 6], prompt(session, 6, 1)])
     expected = full_logits(session, document).numpy()
-    engine = RecomputeEngine(session)
+    engine = make(session)
     logits = engine.start([document[:2], document[:5]])
     for place in range(5, 12):
         assert np.allclose(logits[1], expected[place - 1], atol=1e-4)
