@@ -31,7 +31,7 @@ def storycloze(
     ),
     mode: str = typer.Option("all", metavar="s-s|t-t|s-t|t-s|all", help="Prompt, then ending: s speech, t text."),
     out: Path | None = OUT,
-    tokenizer: str | None = typer.Option(None, help="Unit tokenizer [default: the model's, by its fingerprint]."),
+    tokenizer: str | None = typer.Option(None, help="Unit tokenizer (default: the model's, by its fingerprint)."),
     seed: int = SEED,
     device: str = DEVICE,
     workers: int = typer.Option(1, min=1, help="Processes that turn the benchmark's audio into units."),
@@ -63,7 +63,7 @@ def storycloze(
 def losses(
     model: Path = MODEL,
     data: Path = typer.Option(..., help="Pairs (made by lst interleave)."),
-    text: Path | None = typer.Option(None, help="Tokenized text [default: what the pairs were made with]."),
+    text: Path | None = typer.Option(None, help="Tokenized text (default: what the pairs were made with)."),
     out: Path | None = OUT,
     seed: int = SEED,
     device: str = DEVICE,

@@ -6,8 +6,8 @@ from typing import Any
 import typer
 
 MODEL = typer.Option(..., help="Model directory.")
-TOKENIZER = typer.Option(None, help="Unit tokenizer [default: the model's, by its fingerprint].")
-VOCODER = typer.Option(None, help="Vocoder [default: the one made for the model's units].")
+TOKENIZER = typer.Option(None, help="Unit tokenizer (default: the model's, by its fingerprint).")
+VOCODER = typer.Option(None, help="Vocoder (default: the one made for the model's units).")
 DEVICE = typer.Option("cpu", help="cpu or cuda.")
 SEED = typer.Option(0, help="Of the draws.")
 GREEDY = typer.Option(False, "--greedy", help="Always take the likeliest token.")
@@ -124,7 +124,7 @@ def generate(
     prompt: str = typer.Option(..., metavar="WAV|TEXT", help="A sound file, or the text itself."),
     out: Path = typer.Option(..., help="Directory for the continuation: JSON, text, WAV."),
     modality: str = typer.Option(
-        "", metavar="speech|text|any", help="What to continue with [default: that of the prompt]."
+        "", metavar="speech|text|any", help="What to continue with (default: that of the prompt)."
     ),
     max_tokens: int = typer.Option(250, min=1, help="Longest continuation: units (25 a second) and text tokens."),
     tokenizer: str | None = TOKENIZER,

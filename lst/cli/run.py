@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from lst.pipeline.run import StageState
 
 RECIPE = typer.Argument(..., help="YAML recipe, such as recipes/demo.yaml.")
-OUT = typer.Option(None, "--out", help="Directory of the run [default: outputs/NAME].")
+OUT = typer.Option(None, "--out", help="Directory of the run (default: outputs/NAME).")
 SET = typer.Option(None, "--set", help="Change a key of the recipe: STAGE.KEY=VALUE. May be repeated.")
 ONLY = typer.Option(None, "--only", help="Only this stage and what it depends on. May be repeated.")
 
@@ -26,7 +26,7 @@ def run(
     why: bool = typer.Option(False, "--why", help="Say for every stage why it is made or not."),
     only: list[str] = ONLY,
     changes: list[str] = SET,
-    workers: int = typer.Option(0, help="Processes for stages that can use several [default: all cores].", min=0),
+    workers: int = typer.Option(0, help="Processes for stages that can use several (default: all cores).", min=0),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Run a recipe from audio to a talking model; what is already made stays as it is.

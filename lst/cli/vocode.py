@@ -25,11 +25,11 @@ def vocode(
         ..., metavar="DIR|UNITS", help="Manifest with units, or a file of them (text, JSON)."
     ),
     out: Path = typer.Option(..., help="Where the sound files go."),
-    vocoder: str = typer.Option(None, help="Name or directory [default: the one made for these units]."),
+    vocoder: str = typer.Option(None, help="Name or directory (default: the one made for these units)."),
     speaker: str = typer.Option("", help="Speaker, of a vocoder that has several."),
     style: str = typer.Option("", help="Style, of a vocoder that has several."),
     deduplicated: bool = typer.Option(False, "--deduplicated", help="The units have no repeats: predict durations."),
-    workers: int = typer.Option(0, min=0, help="Processes [default: all cores]; the result does not depend on it."),
+    workers: int = typer.Option(0, min=0, help="Processes (default: all cores); the result does not depend on it."),
     max_rejected: float = typer.Option(1.0, min=0.0, max=1.0, help="Fail if a larger share of rows is rejected."),
     force: bool = FORCE,
     as_json: bool = JSON,
