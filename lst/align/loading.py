@@ -1,0 +1,63 @@
+"""From a name or a path to an aligner. Nothing heavy is imported before one is loaded."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lst.errors import LstError
+
+if TYPE_CHECKING:
+    from lst.align.base import Aligner
+
+EMBEDDED = "pocketsphinx"
+"""The aligner that needs no download."""
+
+MIN_SCORES = {"pocketsphinx": 0.45, "ctc": 0.3}
+"""Score of a row below which its transcript is taken for wrong. docs/alignment.md says how they were chosen."""
+
+
+def load_aligner(name_or_path: str | Path) -> "Aligner":
+    """`pocketsphinx`, a named CTC aligner, or the path of a wav2vec 2.0 checkpoint with a CTC head.
+
+    Raises LstError if there is none, with the remedy.
+    """
+    if str(name_or_path) == EMBEDDED:
+        from lst.align.pocketsphinx import PocketsphinxAligner
+
+        return PocketsphinxAligner()
+    from lst.align.ctc import CTCAligner
+
+    return CTCAligner.from_checkpoint(find_checkpoint(name_or_path), name=aligner_name(name_or_path))
+
+
+def aligner_fingerprint(name_or_path: str | Path) -> str:
+    """Hash of everything the aligner's results depend on, without loading it."""
+    if str(name_or_path) == EMBEDDED:
+        from lst.align.pocketsphinx import pocketsphinx_fingerprint
+
+        return pocketsphinx_fingerprint()
+    from lst.align.checkpoints import checkpoint_fingerprint
+
+    return checkpoint_fingerprint(find_checkpoint(name_or_path))
+
+
+def default_min_score(name_or_path: str | Path) -> float:
+    """The limit for the score of a row that suits this kind of aligner."""
+    return MIN_SCORES["pocketsphinx" if str(name_or_path) == EMBEDDED else "ctc"]
+
+
+def aligner_name(name_or_path: str | Path) -> str:
+    """What an aligner is called in manifests: its name, or that of its directory, never its path."""
+    return Path(name_or_path).name
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The directory or file of a CTC aligner. Raises LstError if it is unknown, or not on this machine."""
+    from lst.assets import resolve_asset
+
+    path = Path(name_or_path)
+    if path.is_file() or (path.is_dir() and not (path / "card.json").is_file()):
+        return path
+    try:
+        return resolve_asset(name_or_path, "aligner")
+    except LstError as error:
+        raise LstError(error.message, hint=f"{error.hint} {EMBEDDED} needs no download.".strip()) from error
