@@ -1,6 +1,7 @@
 """Sound files and unit files: names that are safe for any id, 16-bit WAV, and lists of units as text or JSON."""
 
 import hashlib
+import io
 import json
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lst.errors import LstError
+from lst.manifest import write_atomic
 
 NAME_LENGTH = 60
 
@@ -30,9 +32,10 @@ def write_wav(path: Path, samples: NDArray[np.float32], rate: int) -> None:
     import soundfile
 
     pcm = np.round(np.clip(samples, -1, 32767 / 32768) * 32768).astype(np.int16)
-    temporary = path.with_name(f".{path.name}.writing")
-    soundfile.write(temporary, pcm, rate, format="WAV", subtype="PCM_16")
-    temporary.replace(path)
+    # In memory first: libsndfile does not say why a write failed, and a full disk has to be told from other trouble.
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm, rate, format="WAV", subtype="PCM_16")
+    write_atomic(path, buffer.getvalue())
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ def read_units_file(path: Path) -> UnitList:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise LstError(f"{path} is not text (byte {error.start}).", hint="Give units as text or JSON.") from error
+    except OSError as error:
+        raise LstError(f"{path} cannot be read ({error.strerror}).", hint="Give a file of units.") from error
     if text.lstrip()[:1] in ("{", "["):
         return _from_json(path, text)
     units = []

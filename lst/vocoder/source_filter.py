@@ -19,6 +19,9 @@ from lst.vocoder.spectrum import Spectrum, overlap_add
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
 
+LOG_F0_RANGE = (float(np.log(50.0)), float(np.log(600.0)))
+"""Where predictions for units that never stood together may not leave speech."""
+
 REACH = 16
 """Half the length, in samples, of the windowed sinc that places a pulse between two samples."""
 
@@ -98,7 +101,7 @@ class SourceFilter:
         """Extend both sources by the samples of these frames. Log F0 runs in a line from one frame to the next."""
         hop, count = self.spectrum.hop, len(frames) * self.spectrum.hop
         last = float(frames.log_f0[0]) if self._last_f0 is None else self._last_f0
-        knots = np.concatenate([[last], frames.log_f0.astype(np.float64)])
+        knots = np.clip(np.concatenate([[last], frames.log_f0.astype(np.float64)]), *LOG_F0_RANGE)
         step = np.exp(np.interp((np.arange(count) + 1) / hop, np.arange(len(knots)), knots)) / SAMPLE_RATE
         self._last_f0 = float(frames.log_f0[-1])
         phase = self._phase + np.cumsum(step)

@@ -81,3 +81,8 @@ def test_files_that_are_not_units(tmp_path: Path, content: bytes, message: str) 
     path.write_bytes(content)
     with pytest.raises(LstError, match=message):
         read_units_file(path)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(LstError, match="cannot be read"):
+        read_units_file(tmp_path)

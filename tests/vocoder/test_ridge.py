@@ -122,6 +122,18 @@ def test_the_synthesiser_follows_the_spectrum_and_the_pitch() -> None:
         assert abs(np.log(np.exp(error[start : start + 10]).mean())) < 0.5
 
 
+@pytest.mark.parametrize("log_f0", [-100.0, 0.0, 20.0, 500.0])
+def test_the_synthesiser_bears_any_pitch(log_f0: float) -> None:
+    count = 40
+    frames = Frames(
+        np.full((count, 80), -3, np.float32), np.full(count, log_f0, np.float32), np.ones(count, np.float32)
+    )
+    synthesiser = SourceFilter(Spectrum())
+    samples = np.concatenate([synthesiser.push(frames), synthesiser.flush()])
+    assert samples.shape == (count * 160,)
+    assert np.isfinite(samples).all()
+
+
 def test_the_synthesiser_takes_frames_in_any_portions() -> None:
     frames = ridge_vocoder().frames(np.array([1, 2, 3, 4, 5, 6, 7] * 4))
     whole = SourceFilter(Spectrum())

@@ -98,6 +98,19 @@ def test_an_interrupted_run_continues(
     assert wave_bytes(made) == wave_bytes(vocode(units, tmp_path / "whole", VocodeConfig(vocoder=toy)))
 
 
+def test_a_full_disk_is_said(units: Manifest, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    import lst.vocoder.files as files
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "write_atomic", full)
+    with pytest.raises(LstError, match=r"No space left on the device while writing .*what is complete is kept"):
+        vocode(units, tmp_path / "waves", VocodeConfig(vocoder=toy))
+
+
 def test_rows_that_cannot_be_spoken_are_counted(toy: str, tmp_path: Path) -> None:
     units = units_manifest(tmp_path / "units", {**UTTERANCES, "empty": [], "foreign": [3, 12]})
     made = vocode(units, tmp_path / "waves", VocodeConfig(vocoder=toy))
