@@ -137,8 +137,6 @@ class Incremental:
         return x
 
     def _append(self, hidden: Tensor, rows: Rows) -> None:
-        if int(self.open[rows].max()) >= self.pending.shape[1]:
-            self.pending = torch.cat([self.pending, torch.zeros_like(self.pending)], dim=1)
         self.pending[_index(rows, self.device), _index(self.open[rows], self.device)] = hidden[:, 0]
         self.open[rows] += 1
 

@@ -114,6 +114,28 @@ def test_batched_equals_alone() -> None:
         close(joined, torch.cat([cache.step(tokens[n : n + 1]) for n, cache in enumerate(alone)]))
 
 
+def test_a_document_may_begin_with_a_unit() -> None:
+    """Its first units see no patch at all."""
+    model = tiny_model("static")
+    tokens = document(np.random.default_rng(5), 9)[1:]
+    expected = full(model, tokens, 4)
+    cached = Incremental(model)
+    found = [cached.start([static_example(tokens[:1], 4)]), *(cached.step([int(token)]) for token in tokens[1:])]
+    close(torch.cat(found), expected)
+
+
+def test_caches_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lst.model import cache, kv
+
+    monkeypatch.setattr(kv, "GROWTH", 2)
+    monkeypatch.setattr(cache, "TABLE", 2)
+    model = tiny_model("static")
+    tokens = document(np.random.default_rng(6), 30, -12)
+    cached = Incremental(model)
+    found = [cached.start([static_example(tokens[:2], 4)]), *(cached.step([int(token)]) for token in tokens[2:])]
+    close(torch.cat(found), full(model, tokens, 4)[1:])
+
+
 def test_windows_bound_what_is_kept() -> None:
     rng = np.random.default_rng(4)
     model = tiny_model("static")
