@@ -26,7 +26,7 @@ from lst.align.sphinx_model import (
     FrontEnd,
     load_acoustic_model,
 )
-from lst.align.viterbi import GAP, PhoneGraph, PhoneSpan, build_graph, viterbi
+from lst.align.viterbi import ANYTHING, GAP, PhoneGraph, PhoneSpan, build_graph, viterbi
 from lst.constants import SAMPLE_RATE
 from lst.text.normalise import NormalisedWord
 
@@ -39,6 +39,9 @@ _MARGIN_S = 6
 _WINDOW_WORDS = 240
 _FRAME_CENTRE_S = 0.0128 - 0.005  # a boundary lies between the centres of two analysis windows of 25.6 ms
 _SCALE = 4.0
+_ANYTHING_PENALTY = np.float32(
+    2.0
+)  # per frame: any speech fits worse than a right word (1), better than a wrong one (5)
 
 
 @dataclass
@@ -87,9 +90,8 @@ class PocketsphinxAligner(Aligner):
         if 2 * len(unreadable) > len(spoken):
             return Alignment(rejected="text-other-script", detail=f"no English letters in {unreadable[0][:40]!r}")
         unknown = [word for word in spoken if not self.lexicon.known(word)]
-        noise = self.model.phones.index("+SPN+")
-        # What cannot be read is still spoken: noise with a voice stands in for it.
-        variants = [reading or [[noise]] for reading in readings]
+        # What cannot be read is still spoken: any speech stands in for it.
+        variants = [reading or [[ANYTHING]] for reading in readings]
         least = sum(3 * min(map(len, choices)) for choices in variants)
         if least > len(samples) * MODEL_FRAME_RATE / SAMPLE_RATE or len(words) > num_frames:
             seconds = len(samples) / SAMPLE_RATE
@@ -137,10 +139,12 @@ class PocketsphinxAligner(Aligner):
     ) -> tuple[list[PhoneSpan] | None, Floats]:
         """Best path, and each frame's best log density of any base phone."""
         graph: PhoneGraph = build_graph(self.model, variants, open_end=open_end)
-        chosen = np.union1d(graph.senones, self._references)
+        own = graph.senones[graph.senones < self.model.num_senones]
+        chosen = np.union1d(own, self._references)
         densities = self.model.log_likelihoods(features, chosen)
-        path = viterbi(self.model, graph, densities, np.searchsorted(chosen, graph.senones))
-        return path, densities[:, np.searchsorted(chosen, self._references)].max(axis=1)
+        best: Floats = densities[:, np.searchsorted(chosen, self._references)].max(axis=1)
+        densities = np.column_stack([densities, best - _ANYTHING_PENALTY])  # where searchsorted sends ANYTHING
+        return viterbi(self.model, graph, densities, np.searchsorted(chosen, graph.senones)), best
 
     def _record(self, pieces: _Pieces, path: Sequence[PhoneSpan], best: Floats, offset_s: float, words: int) -> None:
         first = len(pieces.spans)
@@ -148,12 +152,16 @@ class PocketsphinxAligner(Aligner):
         pieces.scores.extend([] for _ in range(words))
         for span in path:
             start_s, end_s = (offset_s + _seconds(frame) for frame in (span.start, span.end))
-            pieces.phones.append(Phone(self.model.phones[span.phone], start_s, end_s))
+            pieces.phones.append(
+                Phone("?" if span.phone == ANYTHING else self.model.phones[span.phone], start_s, end_s)
+            )
             if span.word == GAP:
                 continue
             index = first + span.word
             begun = pieces.scores[index]
             pieces.spans[index] = (pieces.spans[index][0] if begun else start_s, end_s)
+            if span.phone == ANYTHING:
+                continue  # says nothing about the transcript
             excess = (span.log_density - float(best[span.start : span.end].sum())) / (span.end - span.start)
             begun.append(float(np.exp(min(0.0, excess) / _SCALE)))
 

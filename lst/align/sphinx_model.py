@@ -7,6 +7,7 @@ search of `Decoder.set_align_text`, and every state's likelihood can be had, whi
 
 import struct
 import tempfile
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,6 +52,11 @@ class AcousticModel:
         """Index of the silence phone."""
         return self.phones.index("SIL")
 
+    @property
+    def num_senones(self) -> int:
+        """S, the number of tied states."""
+        return sum(map(len, self.codebook_senones))
+
     def triphone(self, phone: int, left: int, right: int, position: str) -> int:
         """The model of `phone` between two phones at a position in its word (b, e, s, i), or the nearest there is."""
         wanted = _POSITIONS[position]
@@ -69,7 +75,7 @@ class AcousticModel:
 
     def log_likelihoods(self, features: Floats, chosen: npt.NDArray[np.int64] | None = None) -> Floats:
         """Log density of the senones `chosen` (sorted; default: all S). features: (T, 39) -> (T, len(chosen))."""
-        chosen = np.arange(sum(map(len, self.codebook_senones))) if chosen is None else chosen
+        chosen = np.arange(self.num_senones) if chosen is None else chosen
         frames = len(features)
         output = np.empty((frames, len(chosen)), np.float32)
         streams = []
@@ -170,7 +176,11 @@ class FrontEnd:
         """16 kHz mono samples (n,) in -1 .. 1 -> features (T, 39), T about n / 160; none for less than a window."""
         if len(samples) < 410:
             return np.zeros((0, 39), np.float32)
-        audio = np.round(np.clip(samples, -1, 1) * 32767).astype("<i2")
+        audio = np.round(np.clip(np.nan_to_num(samples), -1, 1) * 32767).astype("<i2")
+        with warnings.catch_warnings():
+            # Called unnecessary by pocketsphinx, but start_utt alone keeps the noise estimate of the utterance before.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._decoder.start_stream()
         self._decoder.start_utt()
         self._decoder.process_raw(audio.tobytes(), no_search=True, full_utt=True)
         self._decoder.end_utt()

@@ -11,6 +11,9 @@ from lst.align.sphinx_model import AcousticModel, Floats, Ints
 GAP = -1
 """Word index of a pause."""
 
+ANYTHING = -1
+"""A pronunciation of this one phone is a stretch of any speech: its states are numbered S, after the model's own."""
+
 _PAUSE_PENALTY = np.float32(np.log(0.005))  # sphinx's silprob
 _VARIANT_LIMIT = 8
 
@@ -20,8 +23,8 @@ class PhoneGraph:
     """Every way to say a word sequence, with optional pauses: N phones in context and the arcs between them.
 
     word: (N,) index of the word a phone belongs to, GAP for a pause; place: (N,) its index in the pronunciation.
-    phone: (N,) base phone; senones: (N, 3). before: (N, K) predecessors, padded with N. entry: (N,) whether speech
-    may start here; exit: (N,) whether it may end here; penalty: (N,) log probability of entering.
+    phone: (N,) base phone, or ANYTHING; senones: (N, 3). before: (N, K) predecessors, padded with N. entry: (N,) if
+    speech may start here; exit: (N,) if it may end here; penalty: (N,) log probability of entering.
     """
 
     word: Ints
@@ -77,12 +80,16 @@ def build_graph(
     builder = _Builder(model)
     silence = model.silence
     words = [list(variants[:_VARIANT_LIMIT]) for variants in words]
+
+    def context(phone: int) -> int:
+        return silence if phone == ANYTHING else phone
+
     pause = builder.add(GAP, 0, silence, silence, float(_PAUSE_PENALTY))
     starts, ends = [pause], [pause]
     previous: list[_Edge] = []
     for index, variants in enumerate(words):
-        left = {silence} | {variant[-1] for variant in (words[index - 1] if index else [])}
-        right = {silence} | {variant[0] for variant in (words[index + 1] if index + 1 < len(words) else [])}
+        left = {silence} | {context(variant[-1]) for variant in (words[index - 1] if index else [])}
+        right = {silence} | {context(variant[0]) for variant in (words[index + 1] if index + 1 < len(words) else [])}
         entries: list[_Edge] = []
         exits: list[_Edge] = []
         for variant in variants:
@@ -91,7 +98,7 @@ def build_graph(
             if silence in edge.neighbours:
                 builder.before[edge.node].append(pause)
             for other in previous:
-                if other.phone in edge.neighbours and edge.phone in other.neighbours:
+                if context(other.phone) in edge.neighbours and context(edge.phone) in other.neighbours:
                     builder.before[edge.node].append(other.node)
         if index == 0:
             starts.extend(edge.node for edge in entries if silence in edge.neighbours)
@@ -113,6 +120,11 @@ def _add_variant(
     exits: list[_Edge],
 ) -> None:
     model = builder.model
+    if list(phones) == [ANYTHING]:
+        node = builder.add(word, 0, ANYTHING, ANYTHING)
+        entries.append(_Edge(node, ANYTHING, frozenset(left)))
+        exits.append(_Edge(node, ANYTHING, frozenset(right)))
+        return
     last = len(phones) - 1
     chain: list[int] = []
     for place, phone in enumerate(phones):
@@ -156,6 +168,7 @@ def _finish(builder: _Builder, starts: Sequence[int], ends: Sequence[int]) -> Ph
     leave = np.zeros(count, bool)
     leave[list(ends)] = True
     senones = builder.model.states[tied].astype(np.int64)
+    senones[tied == ANYTHING] = builder.model.num_senones
     return PhoneGraph(
         word.astype(np.int32),
         place.astype(np.int32),
@@ -177,8 +190,9 @@ def viterbi(
     Time O(T N), memory 3 T N bytes.
     """
     frames, count = len(densities), len(graph.word)
-    stay = model.transitions[graph.phone][:, [0, 1, 2], [0, 1, 2]]
-    move = model.transitions[graph.phone][:, [0, 1, 2], [1, 2, 3]]
+    transitions = model.transitions[np.where(graph.phone == ANYTHING, model.silence, graph.phone)]
+    stay = transitions[:, [0, 1, 2], [0, 1, 2]]
+    move = transitions[:, [0, 1, 2], [1, 2, 3]]
     worst = np.float32(-1e30)
     score = np.full((count + 1, 3), worst, np.float32)
     arrows = np.zeros((frames, count, 3), np.uint8)
