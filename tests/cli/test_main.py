@@ -1,0 +1,129 @@
+"""The command line as a whole: every command explains itself, starts light, and fails in one line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lst.cli import main
+from lst.cli.common import format_number
+from lst.errors import LstError, UsageError
+
+COMMANDS = [
+    "ingest",
+    "tokenize-audio",
+    "align",
+    "tokenize-text",
+    "interleave",
+    "pretrain",
+    "finetune asr",
+    "finetune tts",
+    "model",
+    "eval storycloze",
+    "eval losses",
+    "transcribe",
+    "synthesize",
+    "generate",
+    "vocode",
+    "run",
+    "plan",
+    "train-tokenizer",
+    "train-vocoder",
+    "manifest show",
+    "manifest verify",
+    "manifest lineage",
+    "manifest diff",
+    "assets list",
+    "assets pull",
+    "assets verify",
+    "report",
+    "doctor",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([*command.split(), "--help"]) == 0
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert f"Example: lst {command.split()[0]}" in said
+
+
+def test_the_help_of_the_whole_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert [name for name in {command.split()[0] for command in COMMANDS} if name not in said] == []
+
+
+def test_starting_up_loads_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys; from lst.cli.main import run; run(['--help']); run(['manifest', 'show', sys.argv[1]]);"
+        "heavy = {'torch', 'fairseq2', 'pyarrow', 'numpy', 'yaml', 'matplotlib', 'sklearn', 'soundfile'};"
+        "print('LOADED', sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "LOADED []" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nonsense"], 2, "No such command"),
+        (["ingest"], 2, "Missing argument"),
+        (["ingest", "x", "--out", "y", "--corpus", "nonsense"], None, "--corpus"),
+        (["manifest", "show", "nowhere"], 1, "nowhere does not exist"),
+        (["run", "nowhere.yaml"], 1, "nowhere.yaml does not exist"),
+        (["--version"], 0, ""),
+    ],
+)
+def test_exit_codes_and_messages(
+    arguments: list[str], code: int | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = main.run(arguments)
+    assert result == code or (code is None and result in (1, 2))
+    output = capsys.readouterr()
+    assert words in output.err
+    assert "Traceback" not in output.err
+
+
+def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def app(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main, "build_app", lambda: app)
+
+
+def test_an_error_is_one_line_and_debug_shows_where(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fail(monkeypatch, LstError("The file\nis bad.", hint="Mend it."))
+    assert main.run(["x"]) == 1
+    assert capsys.readouterr().err == "lst: The file is bad. Mend it.\n"
+    with pytest.raises(LstError):
+        main.run(["x", "--debug"])
+    _fail(monkeypatch, UsageError("Wrong."))
+    assert main.run(["x"]) == 2
+    _fail(monkeypatch, KeyboardInterrupt())
+    assert main.run(["x"]) == 130
+    capsys.readouterr()
+    _fail(monkeypatch, RuntimeError("boom"))
+    assert main.run(["x"]) == 1
+    assert "Internal error: RuntimeError: boom" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        main.run(["--debug", "x"])
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [format_number(value) for value in (12345.0, 0.38512, 1234.56)] == ["12,345", "0.3851", "1,234.6"]
+
+
+def test_doctor_finds_this_machine_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    main.run(["doctor", "--json"])
+    import json
+
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    for name in ("python", "torch", "fairseq2 loads", "sound formats", "tokenizer mfcc-501"):
+        assert checks[name]["ok"], checks[name]
