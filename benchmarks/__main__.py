@@ -1,7 +1,7 @@
 """Run every benchmark of this directory, each in a process of its own, and print their JSON lines.
 
-    python -m benchmarks            # all
-    python -m benchmarks cli units  # some
+python -m benchmarks            # all
+python -m benchmarks cli units  # some
 """
 
 import json
@@ -20,8 +20,8 @@ def main() -> int:
     if unknown:
         sys.stderr.write(f"No benchmark {', '.join(unknown)}; there are {', '.join(known)}.\n")
         return 2
-    load = os.getloadavg()[0]
-    print(json.dumps({"bench": "machine", "cores": len(os.sched_getaffinity(0)), "load_1min": round(load, 2)}), flush=True)
+    machine = {"cores": len(os.sched_getaffinity(0)), "load_1min": round(os.getloadavg()[0], 2)}
+    print(json.dumps({"bench": "machine", **machine}), flush=True)
     failed = 0
     for name in chosen:
         result = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=here.parent, check=False)

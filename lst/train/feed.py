@@ -9,6 +9,7 @@ from fairseq2.datasets import DataReader
 from fairseq2.device import SupportsDeviceTransfer
 from fairseq2.gang import Gangs, all_sum
 from fairseq2.metrics import MetricBag
+from fairseq2.recipe.base import Recipe as _  # noqa: F401  (first, else its modules import each other in a circle)
 from fairseq2.trainer import TrainUnit
 from torch import Tensor, nn
 

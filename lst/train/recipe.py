@@ -189,7 +189,7 @@ class LSTRecipe(Recipe):
     def _build_module(self, config: FamilyConfig) -> LossModule:
         self._module = LossModule(self.job.build_model())
         if self.job.config.compile:
-            self._module.lst.compile(dynamic=True)  # type: ignore[no-untyped-call]
+            self._module.compile(dynamic=True)  # type: ignore[no-untyped-call]
         return self._module
 
     def _build_schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:

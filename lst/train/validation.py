@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from fairseq2.gang import Gangs, ReduceOperation, broadcast_flag
+from fairseq2.recipe.base import Recipe as _  # noqa: F401  (first, else its modules import each other in a circle)
 from fairseq2.validator import Validator
 from safetensors.torch import load_file, save_file
 

@@ -95,7 +95,10 @@ def fit_vocoder(
     """
 
     def make(directory: Path) -> DirectoryResult:
-        return _fit(directory, units, audio, config, progress)
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threadpool_limits(1):  # sums in another order would be other weights
+            return _fit(directory, units, audio, config, progress)
 
     return build_directory(out, fit_vocoder_spec(units, audio, config), make, force=force)
 
