@@ -94,6 +94,7 @@ KINDS: dict[str, StageKind] = {
         "losses",
         {"model": "pretrain", "pairs": "interleave", "text": "tokenize-text"},
     ),
+    "vocode": StageKind("lst.vocoder.stage", "VocodeConfig", "vocode_spec", "vocode", {"units": "tokenize-audio"}),
     "samples": StageKind(
         "lst.generate.samples",
         "SamplesConfig",
