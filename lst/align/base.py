@@ -75,6 +75,11 @@ class Aligner(ABC):
         return normalise_words(text, self.language)
 
 
+def nearest_frame(seconds: float) -> int:
+    """The boundary of the 25 Hz grid next to a time; halfway goes up (not to even), wherever in a recording it is."""
+    return int(seconds * FRAME_RATE + 0.5 + 1e-6)
+
+
 def on_grid(words: Sequence[NormalisedWord], times: Sequence[TimedWord], num_frames: int) -> list[Word] | None:
     """Words on the 25 Hz grid, each at least one frame, none overlapping; None if there are more words than frames.
 
@@ -86,8 +91,8 @@ def on_grid(words: Sequence[NormalisedWord], times: Sequence[TimedWord], num_fra
     starts, ends = [], []
     free = 0
     for time in times:
-        start = max(free, round(time.start_s * FRAME_RATE))
-        end = max(start + 1, round(time.end_s * FRAME_RATE))
+        start = max(free, nearest_frame(time.start_s))
+        end = max(start + 1, nearest_frame(time.end_s))
         starts.append(start)
         ends.append(end)
         free = end

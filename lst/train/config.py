@@ -78,7 +78,7 @@ class TrainerConfig(StageConfig):
     valid_rows: int = Field(64, ge=1, description="at most so many packed rows per modality are validated")
     dtype: Dtype = Field("float32", description="precision of the forward and backward passes")
     activation_checkpointing: bool = Field(False, description="recompute activations backward, to save memory")
-    compile: bool = Field(False, description="torch.compile the model")
+    compile: bool = Field(False, description="torch.compile the feed-forward layers and norms")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="saving a run in progress")  # type: ignore[call-arg]
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from lst.errors import LstError
+from lst.model.blocks import FeedForward, RMSNorm
 from lst.model.lst import LST
 from lst.train.checkpoints import DirectoryCheckpoints
 from lst.train.config import OptimizerConfig
@@ -189,7 +190,7 @@ class LSTRecipe(Recipe):
     def _build_module(self, config: FamilyConfig) -> LossModule:
         self._module = LossModule(self.job.build_model())
         if self.job.config.compile:
-            self._module.compile(dynamic=True)  # type: ignore[no-untyped-call]
+            _compile_blocks(self._module)
         return self._module
 
     def _build_schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
@@ -266,6 +267,16 @@ def _checkpoint_layers(model: LossModule, every_nth_layer: int) -> LossModule:
     for stack in [part for part in model.lst.modules() if isinstance(part, nn.ModuleList)]:
         apply_layerwise_ac(stack, every_nth_layer)
     return model
+
+
+def _compile_blocks(module: LossModule) -> None:
+    """torch.compile the feed-forward layers and norms: what fuses, and what never recompiles from batch to batch.
+
+    Attention is one kernel already, and the whole model depends on each batch's masks, which torch 2.9 cannot trace.
+    """
+    for part in module.modules():
+        if isinstance(part, FeedForward | RMSNorm):
+            part.compile(dynamic=True)  # type: ignore[no-untyped-call]
 
 
 def _unwrap_layers(model: LST) -> LST:

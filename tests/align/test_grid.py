@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lst.align.base import TimedWord, on_grid
+from lst.align.base import TimedWord, nearest_frame, on_grid
 from lst.text.normalise import NormalisedWord
 
 DURATIONS = st.lists(st.tuples(st.floats(0, 1.5), st.floats(0, 1.5)), min_size=1, max_size=30)
@@ -39,5 +39,5 @@ def test_words_do_not_overlap_and_none_is_lost(durations: list[tuple[float, floa
 def test_words_of_ordinary_length_are_rounded_to_the_nearest_frame(durations: list[tuple[float, float]]) -> None:
     words, times, total = place(durations)
     for word, time in zip(on_grid(words, times, int(total * 25) + 2) or [], times, strict=True):
-        assert word.start == round(time.start_s * 25)
-        assert word.end == round(time.end_s * 25)
+        assert word.start == nearest_frame(time.start_s)
+        assert word.end == nearest_frame(time.end_s)

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -328,6 +329,16 @@ def test_rows_must_divide(data: tuple[Manifest, Manifest], run_directory: Path) 
     )
     with pytest.raises(LstError, match="does not divide into 1 processes"):
         train(job(data, run_directory, config))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_the_same(
+    data: tuple[Manifest, Manifest], undisturbed: Undisturbed, run_directory: Path
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    result = train(job(data, run_directory, trainer_config(compile=True)))
+    assert result.train["loss"] == pytest.approx(undisturbed.result.train["loss"], rel=1e-3)
 
 
 @pytest.mark.slow
