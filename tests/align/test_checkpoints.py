@@ -147,6 +147,7 @@ def test_fairseq2(tmp_path: Path, wide: bool) -> None:
     encoder.pos_conv_kernel_size, encoder.num_pos_conv_groups = 8, 4
     encoder.feature_extractor_layer_norm_convs = encoder.feature_extractor_bias = wide
     encoder.norm_order = TransformerNormOrder.PRE if wide else TransformerNormOrder.POST
+    encoder.layer_norm_features = not wide
     torch.manual_seed(0)
     model = Wav2Vec2AsrFactory(config).create_model().eval()
     torch.save({"model": model.state_dict()}, tmp_path / "model.pt")
