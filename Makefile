@@ -24,7 +24,7 @@ help:           ## this list
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
 
 .venv/.synced: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --locked --extra hf --extra vad --python $(PYTHON)
+	$(UV) sync --locked --extra hf --extra vad --extra judge --python $(PYTHON)
 	@touch $@
 
 install: .venv/.synced  ## install everything into .venv

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lst.errors import LstError
-from lst.evaluate.statistics import bootstrap_interval, paired_test, ranking_credit
+from lst.evaluate.statistics import bootstrap_interval, paired_test, ranking_credit, ratio_interval
 
 
 def test_interval_matches_the_normal_approximation() -> None:
@@ -42,6 +42,17 @@ def test_group_order_decides_nothing_but_labels_do() -> None:
     values = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
     first = bootstrap_interval(values, groups=list("aabbcc"))
     assert first == bootstrap_interval(values, groups=list("zzyyxx"))
+
+
+def test_a_pooled_rate_weighs_by_size() -> None:
+    interval = ratio_interval([1, 30], [100, 100])
+    assert interval.mean == 31 / 200
+    assert (interval.low, interval.high) == (0.01, 0.30)  # resampled groups, not pooled ones
+    errors = np.random.default_rng(0).binomial(50, 0.1, 200)
+    assert ratio_interval(errors, np.full(200, 50)).mean == pytest.approx(bootstrap_interval(errors / 50).mean)
+    assert ratio_interval(errors, np.full(200, 50)).low == pytest.approx(bootstrap_interval(errors / 50).low)
+    with pytest.raises(LstError, match="positive size"):
+        ratio_interval([1.0], [0.0])
 
 
 def test_nothing_or_nonsense_is_refused() -> None:
