@@ -1,4 +1,4 @@
-"""`lst report`."""
+"""`lst report`, `lst compare`."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import typer
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command("report")(report)
+    app.command("compare")(compare)
 
 
 def report(
@@ -22,3 +23,23 @@ def report(
     from lst.report import report as make
 
     typer.echo(make(directory, out or directory / REPORT_FILE))
+
+
+def compare(
+    directories: list[Path] = typer.Argument(..., metavar="DIR...", help="Pre-trained models, or runs that hold some."),
+    out: Path = typer.Option(..., "--out", help="Where to write curves.csv, curves.png and table.md."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Compare pre-trained models by their held-out losses; models that differ in the seed only are averaged.
+
+    Example: lst compare outputs/nano-patchings --out outputs/nano-patchings/comparison
+    """
+    from lst.cli.common import emit_json
+    from lst.report.compare import compare as make
+    from lst.report.compare import markdown_table, summary
+
+    curves = make(directories, out)
+    if as_json:
+        emit_json(summary(curves))
+    else:
+        typer.echo(markdown_table(curves), nl=False)

@@ -106,6 +106,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *other`: the keys of another mapping, which those beside it replace
             key = loader.construct_object(key_node)
             if key in seen:
                 raise LstError(f"{path}, line {key_node.start_mark.line + 1}: {key!r} stands here twice.")

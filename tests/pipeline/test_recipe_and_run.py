@@ -143,3 +143,21 @@ def test_a_mistake_in_an_override_is_named(tmp_path: Path, change: str, message:
 def test_a_missing_recipe(tmp_path: Path) -> None:
     with pytest.raises(LstError, match="does not exist"):
         load_recipe(tmp_path / "none.yaml")
+
+
+def test_settings_are_repeated_by_yaml_s_own_means(tmp_path: Path) -> None:
+    again = RECIPE + "  again: {<<: *three, scale: 4}\n"
+    (tmp_path / "toy.yaml").write_text(again.replace("three: {", "three: &three {"))
+    stages = load_recipe(tmp_path / "toy.yaml").stages
+    assert stages["again"].source == stages["three"].source
+    assert (stages["three"].config.scale, stages["again"].config.scale) == (3, 4)  # type: ignore[attr-defined]
+    (tmp_path / "toy.yaml").write_text(again.replace("three: {", "three: &three {") + "  again: {stage: read}\n")
+    with pytest.raises(LstError, match="'again' stands here twice"):
+        load_recipe(tmp_path / "toy.yaml")
+
+
+@pytest.mark.parametrize("name", ["demo", "nano-patchings"])
+def test_the_recipes_that_ship_are_sound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / f"{name}.yaml")
+    assert recipe.name == name
