@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from lst.errors import LstError
-from lst.evaluate.readers import CSV_COLUMNS, SourceItem, detect, read_source
+from lst.evaluate.readers import SourceItem, detect, read_source
+from lst.evaluate.readers.stories import CSV_COLUMNS
 from tests.evaluate.tiny import write_tone
 
 SHIPPED = Path(__file__).parents[2] / "data_manifests" / "storycloze-tiny"
