@@ -21,6 +21,7 @@ from lst.manifest import Manifest, check_hash, explain_os_errors, load_manifest,
 from lst.manifest.manifest import MANIFEST_FILE
 from lst.model.attention import Backend
 from lst.model.config import LSTConfig
+from lst.model.init import empty_model
 from lst.model.lst import LST
 
 WEIGHTS_FILE = "model.safetensors"
@@ -105,7 +106,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu", *, bac
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             check_hash(manifest.file(name), manifest.artifacts[name].sha256)
     config = load_config(path)
-    model = _empty(config, backend)
+    model = empty_model(config, backend)
     read_weights(path / WEIGHTS_FILE, model, device)
     return LoadedModel(model=model.eval(), config=config, directory=path, manifest=manifest)
 
@@ -146,8 +147,3 @@ def _same_names(path: Path, expected: set[str], stored: set[str]) -> None:
         f"{path} {what} ({len(lacks)} missing, {len(extra)} unknown in all).",
         hint="These weights belong to another configuration.",
     )
-
-
-def _empty(config: LSTConfig, backend: Backend) -> LST:
-    with torch.device("meta"):
-        return LST(config, backend)

@@ -1,9 +1,12 @@
 """Weight initialisation: the same seed gives the same weights, bit for bit, on every run."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lst.model.attention import Backend
 from lst.model.config import LSTConfig
@@ -19,6 +22,24 @@ def build_model(
     model = LST(config, backend)
     initialise(model, seed)
     return model.to(device)
+
+
+def empty_model(config: LSTConfig, backend: Backend = "auto") -> LST:
+    """A model of any size on the meta device: shapes without numbers, to count, or to load weights into."""
+    with torch.device("meta"), _NoDraws():
+        return LST(config, backend)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Layers are made without drawing weights: on the meta device a draw would import torch's compiler, for seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 @torch.no_grad()

@@ -23,13 +23,9 @@ def training_plan(model: LSTConfig, config: TrainerConfig) -> dict[str, Any]:
 
     The model is built on the meta device: any size fits.
     """
-    import torch
-
     from lst.model.flops import mixture_counts, parameters, training_flops
-    from lst.model.lst import LST
+    from lst.model.init import empty_model
 
-    with torch.device("meta"):
-        module = LST(model)
     per_unit = training_flops(model, mixture_counts(model, document_units=config.batch.sequence_units))
     step = per_unit * config.batch.units
     steps = steps_in_budget(config.budget, config.batch)
@@ -38,7 +34,7 @@ def training_plan(model: LSTConfig, config: TrainerConfig) -> dict[str, Any]:
     plan: dict[str, Any] = {
         "model": model.name,
         "patching": model.patching.mode,
-        "parameters": sum(value.numel() for value in module.parameters()),
+        "parameters": sum(value.numel() for value in empty_model(model).parameters()),
         "parameters_by_module": parameters(model),
         "units_per_step": config.batch.units,
         "flops_per_step": step,

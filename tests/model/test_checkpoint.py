@@ -1,6 +1,8 @@
 """Models on disk: the same model comes back, and anything wrong is said in one sentence."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,17 @@ def test_the_same_model_comes_back(tmp_path: Path, mode: str, changes: dict[str,
         assert loaded.model.head.weight is loaded.model.embedding.weight
         assert "head.weight" not in load_file(tmp_path / "model.safetensors")
     loaded.model.loss(batch).loss.backward()  # and can be trained on
+
+
+def test_loading_leaves_the_compiler_alone(tmp_path: Path) -> None:
+    model = tiny_model()
+    write_weights(tmp_path, model, model.config)
+    script = (
+        "import sys; from lst.model.checkpoint import load_model; load_model(sys.argv[1]);"
+        "print([name for name in ('torch._dynamo', 'torch._inductor', 'sympy.core') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"  # its import takes seconds of every command that loads a model
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
