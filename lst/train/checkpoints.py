@@ -9,7 +9,6 @@ Written beside, synced, renamed. fairseq2's own manager does neither sync nor ha
 damaged, and cannot go on with another number of processes; this one takes its place behind the same interface.
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -25,11 +24,10 @@ from torch import Tensor
 
 from lst.errors import LstError
 from lst.manifest.files import explain_os_errors, fsync_directory, fsync_file, remove
-from lst.manifest.hashing import sha256_file
 from lst.train.config import CheckpointConfig
 from lst.train.metrics import TALLY
+from lst.train.saving import INDEX, find_damage, save_state
 
-INDEX = "checkpoint.json"
 log = logging.getLogger("lst.train")
 
 
@@ -110,7 +108,7 @@ class DirectoryCheckpoints(CheckpointManager):
                 temporary.mkdir()
             root.barrier()
             try:
-                digests = {name: _save(temporary / name, state.state_dict()) for name, state in files.items()}
+                digests = {name: save_state(temporary / name, state.state_dict()) for name, state in files.items()}
                 (temporary / f"files-{root.rank}.json").write_text(json.dumps(digests), encoding="utf-8")
             except OSError:
                 remove(temporary)  # gives the space back
@@ -238,66 +236,3 @@ class DirectoryCheckpoints(CheckpointManager):
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint directory, or None if every file is there with the recorded hash."""
-    try:
-        index = json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = index["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{INDEX} is missing or not readable"
-    for name, entry in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-            return f"{name} is not what was written"
-    return None
-
-
-class _HashingFile:
-    """A binary file that hashes what is written to it, and remembers a failure that torch would report as another."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("wb")
-        self._hash = hashlib.sha256()
-        self.error: OSError | None = None
-        self.bytes = 0
-
-    def write(self, data: bytes) -> int:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self._hash.update(data)
-        self.bytes += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def entry(self) -> dict[str, Any]:
-        return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
-
-
-def _save(path: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Write `state` durably and return its size and hash. Raises OSError if it cannot be written."""
-    file = _HashingFile(path)
-    try:
-        torch.save(state, file)  # type: ignore[arg-type]
-        file.flush()
-    except (OSError, RuntimeError):
-        # torch turns an error of the file into a RuntimeError of its own.
-        if file.error is not None:
-            raise file.error from None
-        raise
-    finally:
-        file.close()
-    fsync_file(path)
-    return file.entry()

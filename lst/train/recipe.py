@@ -26,18 +26,17 @@ from fairseq2.trainer import Trainer
 from fairseq2.validator import NOOP_VALIDATOR
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from lst.errors import LstError
 from lst.model.blocks import FeedForward, RMSNorm
 from lst.model.lst import LST
 from lst.train.checkpoints import DirectoryCheckpoints
-from lst.train.config import OptimizerConfig
 from lst.train.control import RunControl
 from lst.train.engine import TrainingJob, TrainingResult
 from lst.train.feed import LossModule, LossUnit, StreamReader
 from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, named
+from lst.train.optimizer import build_optimizer
 from lst.train.schedule import lr_factor
 from lst.train.validation import LossValidator
 
@@ -286,13 +285,3 @@ def _unwrap_layers(model: LST) -> LST:
             if isinstance(layer, CheckpointWrapper):
                 stack[index] = layer._checkpoint_wrapped_module
     return model
-
-
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW:
-    """AdamW; vectors (the gains of the norms) do not decay."""
-    parameters = [value for value in module.parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for value in parameters if value.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [value for value in parameters if value.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
