@@ -32,6 +32,7 @@ def pretrain(
     changes: list[str] = CHANGES,
     resume: str = RESUME,
     dry_run: bool = typer.Option(False, "--dry-run", help="Print what would be trained; train nothing."),
+    processes: int = typer.Option(1, min=1, help="With --dry-run: how many processes torchrun will start."),
     force: bool = FORCE,
     wandb: str = WANDB,
     as_json: bool = JSON,
@@ -47,7 +48,7 @@ def pretrain(
     _check_resume(resume)
     options = load_pretrain_options(config, changes or [])
     if dry_run:
-        _print_plan(plan_of(options), as_json)
+        _print_plan(plan_of(options, processes=processes), as_json)
         return
     pairs, text = options.open()
     with stage_progress("pretrain") as progress:
@@ -135,18 +136,22 @@ def model(
     name: str = typer.Argument(..., metavar="PRESET", help="nano, micro, 420m, 630m, 810m, 1.1b, 1.4b, 1.8b or 7b."),
     base: str = typer.Option(None, help="The base SpeechLLM instead: same-global, or matched in FLOPs per unit."),
     text_size: int = typer.Option(32000, min=1, help="Pieces of the text tokenizer (Llama-2 has 32,000)."),
-    gpus: int = typer.Option(32, min=1, help="GPUs that share the work."),
+    gpus: int = typer.Option(32, min=1, help="H100 GPUs that share the work under FSDP2."),
+    sequences: int = typer.Option(4, min=1, help="Sequences of 4,096 units per GPU and step."),
     mfu: float = typer.Option(0.4, min=0.01, max=1, help="Share of the GPUs' peak that is reached."),
-    units: float = typer.Option(1e11, min=1, help="Sequence units to train on (the paper's 1B: 200k x 0.5M)."),
+    units: float = typer.Option(None, min=1, help="Sequence units to train on (default: the paper's 1B, 1.05e11)."),
     as_json: bool = JSON,
 ) -> None:
     """Say how large a model is and what it costs: parameters by module, FLOPs, memory, hours.
 
     Example: lst model 1.1b --gpus 32
     """
-    from lst.train.plan import model_costs
+    from lst.model.plan import PAPER_UNITS, plan_training
+    from lst.model.presets import preset
 
-    _print_plan(model_costs(name, base=base, text_size=text_size, gpus=gpus, mfu=mfu, units=units), as_json)
+    config = preset(name, text_size=text_size, base=base)  # type: ignore[arg-type]
+    plan = plan_training(config, gpus=gpus, sequences_per_gpu=sequences, mfu=mfu, units=units or PAPER_UNITS)
+    _print_plan({"model": config.name, **plan.as_json()}, as_json)
 
 
 def _check_resume(resume: str) -> None:

@@ -1,12 +1,15 @@
 """What training a configuration takes: FLOPs per unit and step, memory per GPU, hours. What `lst model` prints."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from lst.model.config import LSTConfig, TransformerConfig
 from lst.model.flops import TokenCounts, forward_flops, mixture_counts, parameters, training_flops
 
 H100_FLOPS = 989e12
 """Peak bfloat16 FLOP/s of an H100 SXM, dense (its data sheet)."""
+PAPER_UNITS = 200_000 * 32 * 4 * 4096
+"""Sequence units of the paper's 1B run."""
 LOSS_CHUNK = {2: 2 * (512 << 20), 4: 3 * (8 << 20)}
 """Bytes of logits that exist at a time, by bytes per activation: a GPU's chunks in bf16, a CPU's in float32."""
 
@@ -37,7 +40,7 @@ class TrainingPlan:
     """Per sequence unit, by module."""
     step_units: int
     step_flops: float
-    steps: int
+    steps: float
     memory: Memory
     memory_checkpointed: Memory
     gpus: int
@@ -46,6 +49,27 @@ class TrainingPlan:
     tokens_per_unit: float
     """Original tokens per sequence unit: 3.00 / 2.42 for the paper's mixture in static patches of 4."""
 
+    def as_json(self) -> dict[str, Any]:
+        """What `lst model` prints; memory in GB (10^9 bytes), FLOPs per sequence unit, the mixture as the paper's."""
+        unit = sum(self.unit_flops.values())
+        return {
+            "parameters": sum(self.parameters.values()),
+            "parameters_of": self.parameters,
+            "training_flops_per_unit": unit,
+            "training_flops_per_unit_of": self.unit_flops,
+            "sequence_units_per_3_original_tokens": 3 / self.tokens_per_unit,
+            "training_flops_per_original_token": unit / self.tokens_per_unit,
+            "units_per_step": self.step_units,
+            "training_flops_per_step": self.step_flops,
+            "steps": self.steps,
+            "training_flops": self.steps * self.step_flops,
+            "gpus": self.gpus,
+            "gb_per_gpu": self.memory.total / 1e9,
+            "gb_per_gpu_of": {name: value / 1e9 for name, value in vars(self.memory).items()},
+            "gb_per_gpu_with_activation_checkpointing": self.memory_checkpointed.total / 1e9,
+            "hours": self.hours,
+        }
+
 
 def plan_training(
     config: LSTConfig,
@@ -53,27 +77,30 @@ def plan_training(
     gpus: int = 32,
     sequence: int = 4096,
     sequences_per_gpu: int = 4,
-    steps: int = 200_000,
+    units: float = PAPER_UNITS,
     mfu: float = 0.4,
     patch_length: float | None = None,
 ) -> TrainingPlan:
-    """Plans a run on H100 GPUs; the defaults are the paper's (section 4: 4 sequences of 4,096 units on 32 GPUs)."""
+    """Plans a run over `units` sequence units on H100 GPUs under FSDP2, in bfloat16.
+
+    The defaults are the paper's (section 4: 4 sequences of 4,096 units on each of 32 GPUs, 200,000 steps).
+    """
     counts = mixture_counts(config, document_units=sequence, patch_length=patch_length)
     per_unit = {name: 3 * value for name, value in forward_flops(config, counts).items()}
-    units = sequence * sequences_per_gpu * gpus
-    step_flops = training_flops(config, counts) * units
+    step_units = sequence * sequences_per_gpu * gpus
+    step_flops = training_flops(config, counts) * step_units
     mine = counts * (sequence * sequences_per_gpu)
     return TrainingPlan(
         parameters=parameters(config),
         unit_flops=per_unit,
-        step_units=units,
+        step_units=step_units,
         step_flops=step_flops,
-        steps=steps,
+        steps=units / step_units,
         memory=training_memory(config, mine, gpus=gpus),
         memory_checkpointed=training_memory(config, mine, gpus=gpus, checkpointing=True),
         gpus=gpus,
         mfu=mfu,
-        hours=steps * step_flops / (gpus * H100_FLOPS * mfu) / 3600,
+        hours=units / step_units * step_flops / (gpus * H100_FLOPS * mfu) / 3600,
         tokens_per_unit=counts.tokens,
     )
 

@@ -2,7 +2,8 @@
 
     checkpoints/step-00001200/
         trainer-0.pt        counters, random states and metrics of process 0 (one file per process)
-        model.pt  optimizer.pt  data.pt      the same on every process, so written by the first
+        model-0.pt  optimizer-0.pt           parameters and moments (FSDP2: one file per process, with its rows)
+        data.pt             where the data goes on, in rows of all processes
         checkpoint.json     the step, the number of processes, and size and SHA-256 of every file: written last
 
 Written beside, synced, renamed. fairseq2's own manager does neither sync nor hash, starts over when the newest is
@@ -20,19 +21,27 @@ import torch
 from fairseq2.checkpoint import CheckpointManager
 from fairseq2.gang import Gangs, broadcast_flag
 from fairseq2.typing import Stateful
-from torch import Tensor
+from torch import Tensor, nn
 
 from lst.errors import LstError
 from lst.manifest.files import explain_os_errors, fsync_directory, fsync_file, remove
 from lst.train.config import CheckpointConfig
 from lst.train.metrics import TALLY
 from lst.train.saving import INDEX, find_damage, save_state
+from lst.train.shards import (
+    is_sharded,
+    load_model_pieces,
+    load_optimizer_pieces,
+    model_pieces,
+    optimizer_pieces,
+    read_pieces,
+)
 
 log = logging.getLogger("lst.train")
 
 
 class DirectoryCheckpoints(CheckpointManager):
-    """fairseq2's interface to checkpoints below `directory`.
+    """fairseq2's interface to checkpoints of `module` below `directory`.
 
     The trainer offers to save every few steps; `ending` tells that this is the last offer, else `config` says when
     it is time. `on_restored(step, totals)` is called after a checkpoint was loaded, with the counts of all processes.
@@ -41,6 +50,7 @@ class DirectoryCheckpoints(CheckpointManager):
     def __init__(
         self,
         directory: Path,
+        module: nn.Module,
         config: CheckpointConfig,
         gangs: Gangs,
         *,
@@ -48,6 +58,7 @@ class DirectoryCheckpoints(CheckpointManager):
         on_restored: Callable[[int, Tensor], None] = lambda step, totals: None,
     ) -> None:
         self._directory = directory
+        self._module = module
         self._config = config
         self._gangs = gangs
         self._ending = ending
@@ -78,9 +89,12 @@ class DirectoryCheckpoints(CheckpointManager):
         if not self._due(step_nr):
             return
         rank = self._gangs.root.rank
-        files: dict[str, Stateful] = {f"trainer-{rank}.pt": trainer}
+        files: dict[str, Callable[[], dict[str, Any]]] = {f"trainer-{rank}.pt": trainer.state_dict}
+        if rank == 0 or is_sharded(self._module):
+            files[f"model-{rank}.pt"] = lambda: model_pieces(self._module)
+            files[f"optimizer-{rank}.pt"] = lambda: optimizer_pieces(optimizer)  # type: ignore[arg-type]
         if rank == 0:
-            files |= {"model.pt": model, "optimizer.pt": optimizer, "data.pt": data_reader}
+            files["data.pt"] = data_reader.state_dict
         self._write(step_nr, files, {"processes": self._gangs.root.size})
         self._saved_step, self._saved_time = step_nr, time.monotonic()
         log.info("Checkpoint of step %d saved.", step_nr)
@@ -98,7 +112,7 @@ class DirectoryCheckpoints(CheckpointManager):
         # Clocks differ between machines: the first process decides for all.
         return broadcast_flag(self._gangs.root, time.monotonic() - self._saved_time >= self._config.every_seconds)
 
-    def _write(self, step: int, files: dict[str, Stateful], facts: dict[str, Any]) -> None:
+    def _write(self, step: int, files: dict[str, Callable[[], dict[str, Any]]], facts: dict[str, Any]) -> None:
         root = self._gangs.root
         final = self._path(step)
         temporary = final.with_suffix(".writing")
@@ -108,7 +122,7 @@ class DirectoryCheckpoints(CheckpointManager):
                 temporary.mkdir()
             root.barrier()
             try:
-                digests = {name: save_state(temporary / name, state.state_dict()) for name, state in files.items()}
+                digests = {name: save_state(temporary / name, state()) for name, state in files.items()}
                 (temporary / f"files-{root.rank}.json").write_text(json.dumps(digests), encoding="utf-8")
             except OSError:
                 remove(temporary)  # gives the space back
@@ -172,17 +186,26 @@ class DirectoryCheckpoints(CheckpointManager):
         self._saved_step = step_nr
 
     def load_model_state(self, step_nr: int, model: Stateful) -> None:
-        """The weights."""
-        model.load_state_dict(self._load(step_nr, "model.pt"))
+        """The weights; this process's rows of them, if they are sharded."""
+        load_model_pieces(self._module, read_pieces(self.model_files(step_nr)))
 
     def load_optimizer_state(self, step_nr: int, optimizer: Stateful) -> None:
         """The optimiser's moments and learning rates."""
-        optimizer.load_state_dict(self._load(step_nr, "optimizer.pt"))
+        load_optimizer_pieces(optimizer, read_pieces(self._parts(step_nr, "optimizer")))  # type: ignore[arg-type]
 
     def load_data_reader_state(self, step_nr: int, data_reader: Stateful) -> None:
         """Where the data goes on, counted in rows of all processes. The last part to be loaded."""
         data_reader.load_state_dict(self._load(step_nr, "data.pt"))
         self._on_restored(step_nr, self.totals)
+
+    def model_files(self, step: int) -> list[Path]:
+        """The files that together hold the weights of a checkpoint."""
+        return self._parts(step, "model")
+
+    def _parts(self, step: int, kind: str) -> list[Path]:
+        """The files of `kind` that the processes wrote, the first one's first."""
+        names = [name for name in self._facts(step)["files"] if name.startswith(f"{kind}-")]
+        return [self._path(step) / name for name in sorted(names, key=lambda name: int(name[len(kind) + 1 : -3]))]
 
     def _load(self, step: int, name: str) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(self._path(step) / name, map_location="cpu", weights_only=True)

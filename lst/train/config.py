@@ -79,6 +79,9 @@ class TrainerConfig(StageConfig):
     dtype: Dtype = Field("float32", description="precision of the forward and backward passes")
     activation_checkpointing: bool = Field(False, description="recompute activations backward, to save memory")
     compile: bool = Field(False, description="torch.compile the feed-forward layers and norms")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="of several processes each holds the whole model (ddp), or a part of every layer (fsdp)"
+    )
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="saving a run in progress")  # type: ignore[call-arg]
 
     @model_validator(mode="after")
@@ -97,5 +100,5 @@ class TrainerConfig(StageConfig):
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """The settings that determine the result: all but how often a checkpoint is saved."""
-        return self.model_dump(mode="json", exclude={"checkpoint"})
+        """The settings that determine the result: all but how often it is saved and how processes share the work."""
+        return self.model_dump(mode="json", exclude={"checkpoint", "parallel"})

@@ -24,7 +24,7 @@ from lst.model.lst import LST
 from lst.train.config import TrainerConfig
 from lst.train.contain import contained, log_to_file
 from lst.train.control import RunControl, TrainingStopped, stop_signals
-from lst.train.together import process_rank
+from lst.train.together import process_rank, world_size
 
 log = logging.getLogger("lst.train")
 
@@ -130,6 +130,11 @@ def _explained(error: Exception) -> Exception:
     """The error a user can act on behind one of fairseq2's, if there is one."""
     cause: BaseException | None = error
     while cause is not None:
+        if world_size() > 1 and _is_lost_connection(cause):
+            return LstError(
+                "Another process of this run has died or cannot be reached; its own message says why, if it left one.",
+                hint="What was saved is kept. Run the same command again to continue.",
+            )
         if isinstance(cause, LstError | OSError):
             return cause
         cause = cause.__cause__
@@ -139,3 +144,14 @@ def _explained(error: Exception) -> Exception:
             hint="Use a smaller batch.rows, a larger batch.accumulate, or activation_checkpointing=true.",
         )
     return error
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective operation failed because another process is gone: the back ends raise bare RuntimeErrors."""
+    import torch.distributed as dist
+
+    text = str(error).lower()
+    named = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "socket timeout")
+    return isinstance(error, dist.DistError | ConnectionError) or (
+        isinstance(error, RuntimeError) and any(n in text for n in named)
+    )

@@ -79,12 +79,12 @@ def settings_of(config_class: type[C], settings: Mapping[str, Any], changes: Seq
     return config
 
 
-def plan_of(options: PretrainOptions) -> dict[str, Any]:
-    """What `--dry-run` prints; the data is looked at if it is there."""
+def plan_of(options: PretrainOptions, *, processes: int = 1) -> dict[str, Any]:
+    """What `--dry-run` prints of a run with so many processes; the data is looked at if it is there."""
     text_size, source = PAPER_TEXT_SIZE, "assumed"
     if options.pairs is not None and options.pairs.is_dir():
         from lst.data.loader import vocabulary_of
 
         text_size, source = vocabulary_of(load_manifest(options.pairs, "lst.pairs")).text_size, "of the data"
-    plan = training_plan(model_config_of(options.config, text_size=text_size), options.config)
+    plan = training_plan(model_config_of(options.config, text_size=text_size), options.config, processes=processes)
     return {"text_pieces": f"{text_size} ({source})", **plan}

@@ -10,12 +10,16 @@ import torch
 from fairseq2.composition.models import register_model_family
 from fairseq2.early_stopper import NOOP_EARLY_STOPPER
 from fairseq2.models.utils.ac import apply_layerwise_ac
+from fairseq2.models.utils.fsdp import apply_layerwise_fsdp
+from fairseq2.nn.fsdp import FSDPWrapper
 from fairseq2.optim.fp16_loss_scaler import NOOP_FP16_LOSS_SCALER
 from fairseq2.recipe.base import Recipe, RecipeContext
 from fairseq2.recipe.config import (
     ActivationCheckpointingConfig,
     CommonSection,
+    FSDPConfig,
     GangSection,
+    MixedPrecisionConfig,
     ModelSection,
     RegimeSection,
     TrainerSection,
@@ -38,6 +42,8 @@ from lst.train.feed import LossModule, LossUnit, StreamReader
 from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, named
 from lst.train.optimizer import build_optimizer
 from lst.train.schedule import lr_factor
+from lst.train.shards import is_sharded, load_model_pieces, read_pieces
+from lst.train.together import world_size
 from lst.train.validation import LossValidator
 
 FAMILY = "lst"
@@ -66,7 +72,14 @@ def recipe_config(job: TrainingJob) -> LSTRecipeConfig:
     if "OMP_NUM_THREADS" not in os.environ:
         common.torch.num_threads = torch.get_num_threads()  # else it takes every core, whatever the caller set
     mode = "layerwise" if config.activation_checkpointing else "off"
-    trainer = TrainerSection(activation_checkpointing=ActivationCheckpointingConfig(mode=mode))  # type: ignore[arg-type]
+    bf16 = config.dtype == "bfloat16"
+    trainer = TrainerSection(
+        activation_checkpointing=ActivationCheckpointingConfig(mode=mode),  # type: ignore[arg-type]
+        data_parallelism=config.parallel if world_size() > 1 else "ddp",
+        fsdp=FSDPConfig(granularity="layer", fp32_reduce=True),
+        # Only FSDP reads this: layers are gathered in bfloat16. The trainer's own switch is autocast, for both.
+        mixed_precision=MixedPrecisionConfig(mode="static" if bf16 else "off"),
+    )
     return LSTRecipeConfig(trainer=trainer, regime=RegimeSection(), common=common)
 
 
@@ -103,6 +116,7 @@ class LSTRecipe(Recipe):
         self._recorder: RunRecorder | None = None
         self._validator: LossValidator | None = None
         self._module: LossModule | None = None
+        self._checkpoints: DirectoryCheckpoints | None = None
 
     # What fairseq2 asks for
 
@@ -120,6 +134,7 @@ class LSTRecipe(Recipe):
             factory=self._build_module,
             supports_meta=False,
             layerwise_ac_applier=_checkpoint_layers,
+            fsdp_applier=_shard_layers,
         )
 
     def has_static_autograd_graph(self, context: RecipeContext) -> bool:
@@ -146,8 +161,9 @@ class LSTRecipe(Recipe):
             finished=lambda: control.finished,
             wandb_project=job.wandb_project,
         )
-        checkpoints = DirectoryCheckpoints(
+        self._checkpoints = checkpoints = DirectoryCheckpoints(
             job.directory / "checkpoints",
+            self.module,
             config.checkpoint,
             gangs,
             ending=lambda: control.ending,
@@ -229,6 +245,15 @@ class LSTRecipe(Recipe):
 
     # Afterwards
 
+    def _whole_model(self) -> LST:
+        """The trained model on the CPU; a sharded one is put together from its last checkpoint, by the first."""
+        if not is_sharded(self.module):
+            return _unwrap_layers(self.module.lst).to("cpu").eval()
+        module = LossModule(self.job.build_model())
+        if self.control.rank == 0 and self._checkpoints is not None:
+            load_model_pieces(module, read_pieces(self._checkpoints.model_files(self.control.step)))
+        return module.lst.eval()
+
     @property
     def module(self) -> LossModule:
         """The model, once fairseq2 has had it built."""
@@ -243,7 +268,7 @@ class LSTRecipe(Recipe):
 
     def result(self) -> TrainingResult:
         """What a finished run made. Processes other than the first know the weights only."""
-        model = _unwrap_layers(self.module.lst).to("cpu").eval()
+        model = self._whole_model()
         lines = self._recorder.lines() if self._recorder is not None and self.control.rank == 0 else []
         trained = [line for line in lines if line["split"] == "train"]
         valid: dict[str, Any] = next((line for line in reversed(lines) if line["split"] == "valid"), {})
@@ -265,6 +290,13 @@ def _checkpoint_layers(model: LossModule, every_nth_layer: int) -> LossModule:
     """Activation checkpointing of every transformer layer, global and local."""
     for stack in [part for part in model.lst.modules() if isinstance(part, nn.ModuleList)]:
         apply_layerwise_ac(stack, every_nth_layer)
+    return model
+
+
+def _shard_layers(model: LossModule, granularity: str, wrapper: FSDPWrapper) -> LossModule:
+    """FSDP2 of every transformer layer, global and local; embeddings, heads and the rest are one more unit."""
+    for stack in [part for part in model.lst.modules() if isinstance(part, nn.ModuleList)]:
+        apply_layerwise_fsdp(stack, wrapper)
     return model
 
 

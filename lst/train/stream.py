@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lst.data.loader import Loader
 from lst.data.patching import Example
@@ -91,12 +94,20 @@ def pack_in_parts(rows: Sequence[list[Example]], parts: int, vocabulary: Vocabul
 def valid_batches(
     rows: Iterator[list[Any]], limit: int, per_batch: int, vocabulary: Vocabulary, rank: int, world: int
 ) -> "list[PackedBatch]":
-    """The first `limit` packed rows of a validation stream, this process's share of them, as batches."""
-    mine = []
-    for index in range(limit):
-        plans = next(rows, None)
-        if plans is None:
-            break
-        if index % world == rank:
+    """The first `limit` packed rows of a validation stream, this process's share of them, as batches.
+
+    All processes get the same number of batches, as their collective operations need: where the last row is missing,
+    the first one stands in without targets, so that it counts for nothing.
+    """
+    mine: list[list[Example]] = []
+    first: list[Example] = []
+    count = 0
+    while count < limit and (plans := next(rows, None)) is not None:
+        if count == 0:
+            first = [plan.build() for plan in plans]
+        if count % world == rank:
             mine.append([plan.build() for plan in plans])
+        count += 1
+    if len(mine) < math.ceil(count / world):
+        mine.append([replace(item, loss_mask=np.zeros_like(item.loss_mask)) for item in first])
     return pack_in_parts(mine, math.ceil(len(mine) / per_batch), vocabulary) if mine else []

@@ -19,6 +19,7 @@ from lst.model.lst import LST
 from lst.train.control import RunControl
 from lst.train.feed import LossModule
 from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, in_order, loss_counts, named, rates
+from lst.train.shards import whole_state
 
 if TYPE_CHECKING:
     from lst.train.engine import TrainingJob
@@ -83,8 +84,6 @@ class LossValidator(Validator):
     @torch.no_grad()
     def _validate(self, step: int) -> None:
         sums = {name: self._sum(batches) for name, batches in self._sets.items()}
-        if self._gangs.root.rank != 0:
-            return
         everything = {name: sum(part[name] for part in sums.values()) for name in COUNTS}
         line: dict[str, Any] = rates(everything)
         losses = {name: rates(part) for name, part in sums.items()}
@@ -92,11 +91,16 @@ class LossValidator(Validator):
             if key in losses.get(modality, {}):
                 line[key] = losses[modality][key]
         line["sets"] = losses
-        self._recorder.record_metric_values("valid", line, step)
-        if self._keep_best and "loss" in line:
-            best = self._best()
-            if best is None or line["loss"] < best["loss"]:
-                self._save_best({"step": step, **line})
+        first = self._gangs.root.rank == 0
+        if first:
+            self._recorder.record_metric_values("valid", line, step)
+        if not self._keep_best or "loss" not in line:
+            return
+        best = self._best() if first else None
+        if broadcast_flag(self._gangs.root, first and (best is None or line["loss"] < best["loss"])):
+            weights = unique_weights(self._module.lst, whole_state(self._module.lst))
+            if first:
+                self._save_best({"step": step, **line}, weights)
 
     def _sum(self, batches: Sequence[PackedBatch]) -> dict[str, float]:
         """Sums of `COUNTS` over a set, all processes together."""
@@ -119,11 +123,11 @@ class LossValidator(Validator):
         best: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return best
 
-    def _save_best(self, line: dict[str, Any]) -> None:
+    def _save_best(self, line: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
         # The name carries the step: the record is written last and never points to other weights.
         path = self._weights(line["step"])
         with explain_os_errors(f"saving the best weights in {self._directory}"):
-            save_file(unique_weights(self._module.lst), path)
+            save_file(weights, path)
             fsync_file(path)
             write_json(self._directory / BEST, line)
             for old in self._directory.glob("best-*.safetensors"):
@@ -143,12 +147,7 @@ class LossValidator(Validator):
         return best
 
 
-def unique_weights(model: LST) -> dict[str, torch.Tensor]:
-    """The state of `model` with each tied tensor once."""
-    seen: dict[int, str] = {}
-    state = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in seen:
-            seen[id(value)] = name
-            state[name] = value.detach().contiguous()
-    return state
+def unique_weights(model: LST, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`state`, the whole state of `model`, with each tied tensor once."""
+    names = {id(value): name for name, value in reversed(model.state_dict(keep_vars=True).items())}
+    return {name: state[name].contiguous() for name in names.values()}

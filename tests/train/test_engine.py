@@ -151,8 +151,8 @@ def test_the_mixture_is_that_of_the_configuration(undisturbed: Undisturbed) -> N
 
 def test_the_first_step_already_learns(undisturbed: Undisturbed, data: tuple[Manifest, Manifest]) -> None:
     fresh = build_model(toy_model(vocabulary_of(data[0]).text_size, "curriculum"), seed=0)
-    first = torch.load(undisturbed.directory / "checkpoints/step-00000024/optimizer.pt", weights_only=True)
-    assert first["param_groups"][1]["weight_decay"] == 0.0
+    first = torch.load(undisturbed.directory / "checkpoints/step-00000024/optimizer-0.pt", weights_only=True)
+    assert first["groups"][1]["weight_decay"] == 0.0
     moved = [not torch.equal(a, b) for a, b in zip(fresh.parameters(), undisturbed.result.model.parameters())]
     assert all(moved)
 
@@ -221,23 +221,25 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
 ) -> None:
     killed(data, run_directory, 17)
     newest = run_directory / "checkpoints/step-00000012"
-    weights = bytearray((newest / "model.pt").read_bytes())
+    weights = bytearray((newest / "model-0.pt").read_bytes())
     weights[len(weights) // 2] ^= 1
-    (newest / "model.pt").write_bytes(bytes(weights))
+    (newest / "model-0.pt").write_bytes(bytes(weights))
     steps: list[int] = []
     result = train(job(data, run_directory, progress=lambda done, total, unit: steps.append(done)))
     assert steps[0] == 6
-    assert "is damaged (model.pt is not what was written)" in (run_directory / "train.log").read_text(encoding="utf-8")
+    assert "is damaged (model-0.pt is not what was written)" in (run_directory / "train.log").read_text(
+        encoding="utf-8"
+    )
     assert_same(result.model, undisturbed.result.model)
 
 
 def test_a_full_disk_keeps_the_older_checkpoint(
     data: tuple[Manifest, Manifest], run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lst.train import checkpoints
+    from lst.train import saving
 
     written = 0
-    write = checkpoints._HashingFile.write
+    write = saving._HashingFile.write
 
     def fill(self: Any, block: bytes) -> int:
         nonlocal written
@@ -247,7 +249,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(
             raise self.error
         return write(self, block)
 
-    monkeypatch.setattr(checkpoints._HashingFile, "write", fill)
+    monkeypatch.setattr(saving._HashingFile, "write", fill)
     with pytest.raises(LstError, match="No space left on the device while saving the checkpoint of step 12"):
         train(job(data, run_directory))
     assert [path.name for path in (run_directory / "checkpoints").iterdir()] == ["step-00000006"]

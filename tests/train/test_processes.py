@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from lst.manifest import Manifest, load_manifest
+from lst.model.checkpoint import load_model
 from tests.train.test_stages import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -139,32 +141,71 @@ def losses(manifest: Manifest) -> list[float]:
     return [line["loss"] for line in lines]
 
 
-def test_two_processes_learn_what_one_does(config: Path, undisturbed: Manifest, tmp_path: Path) -> None:
+SEEN = ("units", "text_tokens", "global_units", "speech_patches", "steps")
+"""Totals that tell whether the same rows went through two runs: no row twice, none lost."""
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_learn_what_one_does(parallel: str, config: Path, undisturbed: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    code, _, err = finish(together(config, out, 2))
+    code, _, err = finish(together(config, out, 2, f"parallel={parallel}"))
     assert code == 0, err
     both = load_manifest(out)
-    for name in ("units", "text_tokens", "global_units", "flops", "steps"):
+    assert both.id == undisturbed.id  # how processes share the work is not part of what is made
+    for name in (*SEEN, "flops"):
         assert both.totals[name] == pytest.approx(undisturbed.totals[name], rel=1e-12), name
     assert losses(both) == pytest.approx(losses(undisturbed), rel=2e-3)
+    weights, expected = (load_model(manifest.path).model.state_dict() for manifest in (both, undisturbed))
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, atol=0.02, rtol=0.02, msg=name)
 
 
-def test_two_processes_stop_together_and_one_goes_on(config: Path, undisturbed: Manifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("2 ddp", "1 ddp"), ("1 ddp", "2 ddp"), ("2 fsdp", "1 ddp"), ("1 ddp", "2 fsdp"), ("2 fsdp", "2 ddp")],
+)
+def test_a_run_goes_on_with_another_number_of_processes(
+    first: str, then: str, config: Path, undisturbed: Manifest, tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    process = launch(config, out, first)
+    wait_until(lambda: len(checkpoints(out)) > 1, process)
+    # One of two is told to stop; both do.
+    os.kill(int(_children(process.pid)[-1]) if first[0] == "2" else process.pid, signal.SIGUSR1)
+    finish(process)
+    assert not out.exists()
+    stopped = newest(out)
+    assert 0 < stopped < 36
+    code, _, err = finish(launch(config, out, then))
+    assert code == 0, err
+    resumed = load_manifest(out)
+    for name in SEEN:
+        assert resumed.totals[name] == undisturbed.totals[name], name
+    assert losses(resumed) == pytest.approx(losses(undisturbed), rel=2e-3)
+    assert f"Resuming from step {stopped}." in resumed.file("train.log").read_text(encoding="utf-8")
+
+
+def launch(config: Path, out: Path, how: str) -> subprocess.Popen[str]:
+    processes, parallel = how.split()
+    if processes == "1":
+        return start(*command(config, out, f"parallel={parallel}"))
+    return together(config, out, int(processes), f"parallel={parallel}")
+
+
+def test_one_dead_process_of_two(config: Path, undisturbed: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "model"
     process = together(config, out, 2)
     wait_until(lambda: len(checkpoints(out)) > 1, process)
-    workers = [int(pid) for pid in _children(process.pid)]
-    os.kill(workers[-1], signal.SIGUSR1)  # one of the two
-    finish(process)
+    os.kill(int(_children(process.pid)[-1]), signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code != 0
+    assert "lst: Another process of this run has died or cannot be reached" in err
+    assert "Run the same command again to continue." in err
     assert not out.exists()
-    assert 0 < newest(out) < 36
-    code, _, err = finish(start(*command(config, out)))
+    code, _, err = finish(together(config, out, 2))
     assert code == 0, err
-    alone = load_manifest(out)
-    # No row twice, none lost: the same data went through both runs.
-    for name in ("units", "text_tokens", "global_units", "steps"):
-        assert alone.totals[name] == undisturbed.totals[name], name
-    assert losses(alone) == pytest.approx(losses(undisturbed), rel=2e-3)
+    for name in SEEN:
+        assert load_manifest(out).totals[name] == undisturbed.totals[name], name
 
 
 def _children(pid: int) -> list[str]:

@@ -173,7 +173,10 @@ def test_the_command_line(model: Manifest, data: tuple[Manifest, Manifest], tmp_
     assert not (tmp_path / "x").exists()
     costs = json.loads(run("model", "1.1b", "--json"))
     assert 1.2e9 < costs["parameters"] < 1.6e9
-    assert costs["original_tokens_per_unit"] == pytest.approx(3.0 / 2.42, rel=0.01)
+    assert costs["sequence_units_per_3_original_tokens"] == pytest.approx(2.42, abs=0.005)
+    assert costs["gb_per_gpu_with_activation_checkpointing"] < costs["gb_per_gpu"] < 80
+    assert costs["units_per_step"] == 4096 * 4 * 32
+    assert costs["hours"] == pytest.approx(costs["training_flops"] / (32 * 989e12 * 0.4) / 3600)
     assert "parameters of global_transformer" in run("model", "nano", "--base", "same-global")
     with pytest.raises(LstError, match="valid are auto and never"):
         run("pretrain", "--config", file, "--out", tmp_path / "x", "--resume", "always")
