@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from lst.model.attention import Attend
 from lst.model.config import TransformerConfig
 from lst.model.kernels import rms_norm, rotate, swiglu
+from lst.model.linear import Linear
 
 Rotation = tuple[Tensor, Tensor]
 """cos and sin, each (B, N, 1, head_dim / 2) float32: made once per batch and shared by all layers."""
@@ -28,8 +29,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.dim, 2 * config.ffn_hidden, bias=False)
-        self.down = nn.Linear(config.ffn_hidden, config.dim, bias=False)
+        self.gate_up = Linear(config.dim, 2 * config.ffn_hidden)
+        self.down = Linear(config.ffn_hidden, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(swiglu(self.gate_up(x)))  # type: ignore[no-any-return]
@@ -49,8 +50,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.heads, config.num_kv_heads, config.head_dim
-        self.qkv = nn.Linear(config.dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
-        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.qkv = Linear(config.dim, (self.heads + 2 * self.kv_heads) * self.head_dim)
+        self.out = Linear(config.dim, config.dim)
 
     def project(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, H, N, D), key and value (B, G, N, D) of states `x` (B, N, dim)."""
@@ -73,9 +74,9 @@ class CrossAttention(nn.Module):
     def __init__(self, config: TransformerConfig, source_dim: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.heads, config.num_kv_heads, config.head_dim
-        self.query = nn.Linear(config.dim, config.dim, bias=False)
-        self.key_value = nn.Linear(source_dim, 2 * self.kv_heads * self.head_dim, bias=False)
-        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.query = Linear(config.dim, config.dim)
+        self.key_value = Linear(source_dim, 2 * self.kv_heads * self.head_dim)
+        self.out = Linear(config.dim, config.dim)
 
     def project_query(self, x: Tensor, turn: Rotation | None = None) -> Tensor:
         """(B, N, dim) -> (B, H, N, D)."""

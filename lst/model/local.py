@@ -9,6 +9,7 @@ from lst.data.batch import PackedBatch
 from lst.model.attention import Attend, Backend, SegmentAttention, plan
 from lst.model.blocks import CrossAttention, FeedForward, RMSNorm, Rotation, SelfAttention, TransformerLayer, rotation
 from lst.model.config import LSTConfig, TransformerConfig
+from lst.model.linear import Linear
 from lst.model.masks import CausalMask, MemberMask, PrefixMask
 from lst.model.segments import Pooling, Segments, pool
 
@@ -67,11 +68,11 @@ class PatchEncoder(nn.Module):
         self.pooling: Pooling = pooling
         self.layers = nn.ModuleList(TransformerLayer(config, eps) for _ in range(config.layers))
         # With one query the pooled state is the query itself; more need to differ.
-        self.split = nn.Linear(config.dim, queries * config.dim, bias=False) if queries > 1 else None
+        self.split = Linear(config.dim, queries * config.dim) if queries > 1 else None
         self.query_norm = RMSNorm(config.dim, eps)
         self.token_norm = RMSNorm(config.dim, eps)
         self.cross = CrossAttention(config, config.dim)
-        self.output = nn.Linear(queries * config.dim, global_dim, bias=False)
+        self.output = Linear(queries * config.dim, global_dim)
 
     def tokens(self, x: Tensor, turn: Rotation, attend: Attend) -> Tensor:
         """Contextual token states (B, S, d) from embeddings (B, S, d)."""
@@ -122,7 +123,7 @@ class PatchDecoder(nn.Module):
     def __init__(self, config: TransformerConfig, encoder_dim: int, global_dim: int, eps: float) -> None:
         super().__init__()
         self.config = config
-        self.input = nn.Linear(encoder_dim, config.dim, bias=False) if encoder_dim != config.dim else nn.Identity()
+        self.input = Linear(encoder_dim, config.dim) if encoder_dim != config.dim else nn.Identity()
         self.layers = nn.ModuleList(DecoderLayer(config, global_dim, eps) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, eps)
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lst.model.linear import outer, product
+
 CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits made at once: 8 MiB on a CPU (they stay near its caches), 512 MiB on a GPU."""
 
@@ -52,7 +54,7 @@ class _HeadLoss(torch.autograd.Function):
         rows = max(1, CHUNK_LOGITS.get(states.device.type, 1 << 25) // len(weight))
         for start in range(0, len(targets), rows):
             part, wanted = states[start : start + rows].to(dtype), targets[start : start + rows, None]
-            logits = (part @ matrix.T).float()
+            logits = product(part, matrix).float()
             right = logits.gather(1, wanted)
             peak = logits.amax(1, keepdim=True)
             exps = logits.sub_(peak).exp_()
@@ -63,8 +65,8 @@ class _HeadLoss(torch.autograd.Function):
             # d loss / d logits = exps / total - onehot(target). The division moves to the small factors.
             exps = exps.to(dtype)
             scaled = (part.float() / total).to(dtype)
-            by_states[start : start + rows] = (exps @ matrix).float() / total - matrix[wanted[:, 0]].float()
-            by_weight += exps.T @ scaled if dtype == torch.float32 else (exps.T @ scaled).float()
+            by_states[start : start + rows] = product(exps, matrix.T).float() / total - matrix[wanted[:, 0]].float()
+            by_weight += outer(exps, scaled).float()
             by_weight.index_add_(0, wanted[:, 0], part.float(), alpha=-1)
         if by_states is not None and by_weight is not None:
             ctx.save_for_backward(by_states, by_weight.to(weight.dtype))

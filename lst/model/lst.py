@@ -17,6 +17,7 @@ from lst.data.batch import IGNORED, PackedBatch
 from lst.model.attention import Attend, Backend, plan
 from lst.model.blocks import Transformer
 from lst.model.config import LSTConfig
+from lst.model.linear import Linear
 from lst.model.local import LocalPlans, LocalTokens, PatchDecoder, PatchEncoder
 from lst.model.loss import LossOutput, head_loss, summarise
 from lst.model.masks import CausalMask
@@ -30,7 +31,7 @@ class _Predictions:
     """
 
     states: Tensor
-    head: nn.Linear
+    head: Linear
     places: Tensor | None
     live: Tensor
 
@@ -52,19 +53,19 @@ class LST(nn.Module):
         self.encoder: PatchEncoder | None = None
         self.decoder: PatchDecoder | None = None
         self.text_embedding: nn.Embedding | None = None
-        self.text_head: nn.Linear | None = None
+        self.text_head: Linear | None = None
         if config.encoder is None or config.decoder is None:
             self.embedding = nn.Embedding(vocabulary.size, wide.dim)
-            self.head = nn.Linear(wide.dim, vocabulary.size, bias=False)
+            self.head = Linear(wide.dim, vocabulary.size)
         else:
             rows = vocabulary.size if config.text_local else vocabulary.num_units
             self.embedding = nn.Embedding(rows, config.encoder.dim)
             self.encoder = PatchEncoder(config.encoder, wide.dim, config.queries_per_patch, config.pooling, eps)
             self.decoder = PatchDecoder(config.decoder, config.encoder.dim, wide.dim, eps)
-            self.head = nn.Linear(config.decoder.dim, vocabulary.size, bias=False)
+            self.head = Linear(config.decoder.dim, vocabulary.size)
             if not config.text_local:
                 self.text_embedding = nn.Embedding(vocabulary.unit_offset, wide.dim)
-                self.text_head = nn.Linear(wide.dim, vocabulary.size, bias=False)
+                self.text_head = Linear(wide.dim, vocabulary.size)
         self.global_transformer = Transformer(wide, eps)
         self.tie()
 

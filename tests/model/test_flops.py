@@ -1,5 +1,6 @@
 """Counted FLOPs, parameters and memory against what torch does."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,14 @@ from lst.model.flops import batch_counts, forward_flops, mixture_counts, paramet
 from lst.model.masks import CausalMask, PrefixMask
 from lst.model.plan import plan_training, training_memory
 from tests.model.support import VOCABULARY, document, make, tiny_config
+
+
+def product_flops(x: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
+PRODUCTS = {torch.ops.mkldnn._linear_pointwise: product_flops}
+"""oneDNN's products, which the counter does not know."""
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
@@ -49,7 +58,7 @@ def test_flops_agree_with_torchs_counter(mode: str, changes: dict[str, Any]) -> 
     rng = np.random.default_rng(0)
     batch = pack_examples([[make(document(rng, 60, -20, 30), mode)], [make(document(rng, 50), mode)]], VOCABULARY)
     # The math kernel is made of matrix products, which the counter knows; the CPU's fused kernel it does not.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False, custom_mapping=PRODUCTS) as counter, sdpa_kernel(SDPBackend.MATH):
         model.loss(batch).loss.backward()
     counted = training_flops(config, batch_counts(config, batch, dense=True))
     assert abs(counted / counter.get_total_flops() - 1) < 0.05

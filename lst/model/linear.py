@@ -1,0 +1,68 @@
+"""Matrix products of the model's linear layers, through the fastest float32 kernel a CPU has.
+
+torch's own `linear` in float32 on a CPU goes to MKL, which on processors of another maker than its own uses half of
+their vector width. oneDNN, which torch also carries (it does its bfloat16 products), uses all of it: on such a machine
+the forward and both backward products take half the time (benchmarks/NOTES.md). It takes transposed views as they are,
+so nothing is copied around. Everything else (other devices and types, autocast, torch.compile) is left to torch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x @ weight.T`: (..., K) times (N, K) to (..., N). No gradient flows through it."""
+    if not _onednn_does(x):
+        return F.linear(x, weight)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return out
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` without a bias: the same parameter, the same gradients to rounding."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _onednn_does(x):
+            return F.linear(x, self.weight)
+        if not torch.is_grad_enabled():
+            return product(x, self.weight)
+        return _Product.apply(x, self.weight)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        by_x = product(grad, weight.T) if ctx.needs_input_grad[0] else None
+        by_weight = outer(grad.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        return by_x, by_weight
+
+
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """`left.T @ right`: (M, N) and (M, K) to (N, K), contiguous."""
+    # The first factor is copied into place, the second is read where it is: the smaller one comes first.
+    if left.shape[1] <= right.shape[1]:
+        return product(left.T, right.T)
+    return product(right.T, left.T).T.contiguous()
+
+
+def _onednn_does(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > 0
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
