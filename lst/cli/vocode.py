@@ -69,28 +69,44 @@ def vocode(
 
 def train_vocoder(
     directory: Path = typer.Argument(..., metavar="UNITS_MANIFEST", help="Units, made by lst tokenize-audio."),
+    changes: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help="Settings with dotted keys: steps=8000"),
     out: Path = typer.Option(..., help="Where the vocoder goes; then usable as --vocoder."),
-    kind: str = typer.Option("ridge", help="ridge: linear in a window of units; fitted in seconds."),
-    waveform: str = typer.Option("source-filter", help="What makes the sound: source-filter or griffin-lim."),
-    held_out: float = typer.Option(0.08, help="Share of utterances that measure the fit."),
+    kind: str = typer.Option("ridge", help="ridge: fitted in seconds; convnext: a network, trained in minutes."),
+    config: Path = typer.Option(None, help="YAML file of settings; KEY=VALUE comes on top."),
     name: str = typer.Option("", help="What the vocoder calls itself (default: its kind)."),
     licence: str = typer.Option("", help="Licence on its card (default: those of the audio)."),
+    device: str = typer.Option("cpu", help="cpu or cuda (for convnext)."),
     force: bool = FORCE,
     as_json: bool = JSON,
 ) -> None:
-    """Fit a vocoder on units and the recordings they were made from.
+    """Train a vocoder on units and the recordings they were made from. Stopped by a signal, convnext saves; the same
+    command continues.
 
-    Example: lst train-vocoder outputs/units --out my-vocoder --kind ridge
+    Example: lst train-vocoder outputs/units --out my-vocoder --kind convnext steps=4000
     """
     from lst.cli.common import print_manifest, stage_progress
+    from lst.errors import UsageError
     from lst.manifest import load_manifest, open_input
-    from lst.vocoder.train import FitVocoderConfig, fit_vocoder
+    from lst.pipeline.recipe import read_yaml
+    from lst.train.options import settings_of
 
-    values = {"kind": kind, "waveform": waveform, "held_out": held_out, "name": name, "licence": licence}
-    config = _config(FitVocoderConfig, values)
+    settings = {**(read_yaml(config) if config is not None else {})}
+    settings |= {key: value for key, value in {"name": name, "licence": licence}.items() if value}
     units = load_manifest(directory, "lst.units")
+    audio = open_input(units, "audio")
     with stage_progress("train-vocoder") as progress:
-        made = fit_vocoder(units, open_input(units, "audio"), out, config, progress=progress, force=force)
+        if kind == "ridge":
+            from lst.vocoder.train import FitVocoderConfig, fit_vocoder
+
+            fitted = settings_of(FitVocoderConfig, settings, changes or [], str(config or ""))
+            made = fit_vocoder(units, audio, out, fitted, progress=progress, force=force)
+        elif kind == "convnext":
+            from lst.vocoder.convnext_train import TrainConvnextConfig, train_convnext
+
+            trained = settings_of(TrainConvnextConfig, settings, changes or [], str(config or ""))
+            made = train_convnext(units, audio, out, trained, progress=progress, force=force, device=device)
+        else:
+            raise UsageError(f"--kind: {kind!r} is neither ridge nor convnext.")
     print_manifest(made, as_json=as_json)
 
 

@@ -40,8 +40,8 @@ class Vocoder(ABC):
         checked = check_units(units, self.num_units, self.name)
         return finish(self.render(checked))
 
-    def stream(self, units: Iterable[int]) -> Iterator[Float]:
-        """The same waveform in pieces, each as soon as it is settled; here: all at the end.
+    def stream(self, units: Iterable[int], block: int = 1) -> Iterator[Float]:
+        """The same waveform in pieces, each as soon as `block` more units have settled it; here: all at the end.
 
         Vocoders with a bounded look-ahead override this. Raises as `synthesize`.
         """

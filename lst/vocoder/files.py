@@ -1,9 +1,10 @@
 """Sound files and unit files: names that are safe for any id, 16-bit WAV, and lists of units as text or JSON."""
 
 import hashlib
-import io
 import json
 import re
+import wave
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lst.errors import LstError
-from lst.manifest import write_atomic
+from lst.manifest.files import fsync_directory, fsync_file
 
 NAME_LENGTH = 60
 
@@ -29,13 +30,29 @@ def wav_name(row_id: str) -> str:
 
 def write_wav(path: Path, samples: NDArray[np.float32], rate: int) -> None:
     """16-bit PCM, mono, whole or not at all. samples: (n,) in [-1, 1]; what is beyond is clipped."""
-    import soundfile
+    write_wav_pieces(path, [samples], rate)
 
-    pcm = np.round(np.clip(samples, -1, 32767 / 32768) * 32768).astype(np.int16)
-    # In memory first: libsndfile does not say why a write failed, and a full disk has to be told from other trouble.
-    buffer = io.BytesIO()
-    soundfile.write(buffer, pcm, rate, format="WAV", subtype="PCM_16")
-    write_atomic(path, buffer.getvalue())
+
+def write_wav_pieces(path: Path, pieces: Iterable[NDArray[np.float32]], rate: int) -> int:
+    """The same from pieces as they come, in the memory of one piece; returns the number of samples."""
+    temporary = path.with_name(f".{path.name}.writing")
+    count = 0
+    try:
+        # `wave`, not libsndfile: libsndfile does not say why a write failed, and a full disk has to be told apart.
+        with temporary.open("wb") as file, wave.open(file, "wb") as out:
+            out.setnchannels(1)
+            out.setsampwidth(2)
+            out.setframerate(rate)
+            for piece in pieces:
+                pcm = np.round(np.clip(piece, -1, 32767 / 32768) * 32768).astype("<i2")
+                out.writeframes(pcm.tobytes())
+                count += len(pcm)
+        fsync_file(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+    return count
 
 
 @dataclass(frozen=True)

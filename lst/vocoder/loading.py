@@ -1,5 +1,6 @@
 """Vocoders by name or path, and the handshake: a vocoder speaks the units of one tokenizer only."""
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +14,15 @@ from lst.vocoder.base import Vocoder
 CODE_VERSION = 1
 """Raise it whenever the same files would give another waveform."""
 
-FILES = {"ridge": ("config.json", "weights.safetensors"), "hifigan": ("config.json", "generator.pt")}
+FILES = {
+    "ridge": ("config.json", "weights.safetensors"),
+    "convnext": ("config.json", "weights.safetensors"),
+    "hifigan": ("config.json", "generator.pt"),
+}
 """The files that determine the waveform, by kind of vocoder."""
+
+
+Kind = Literal["ridge", "convnext", "hifigan"]
 
 
 class _Found(NamedTuple):
@@ -22,7 +30,7 @@ class _Found(NamedTuple):
 
     name: str
     directory: Path
-    kind: Literal["ridge", "hifigan"]
+    kind: Kind
     fingerprint: str
     tokenizer: str
     waveform: Literal["griffin-lim"] | None
@@ -46,6 +54,14 @@ def load_vocoder(
         if tokenizer is not None:
             _check_fingerprints(found.name, found.tokenizer, tokenizer)
         return load_ridge(found.directory, found.name, found.fingerprint, found.waveform)
+    if found.kind == "convnext":
+        from lst.vocoder.convnext import load_convnext
+
+        if style:
+            raise LstError(f"The vocoder {found.name} has no styles.", hint="Leave out --style.")
+        if tokenizer is not None:
+            _check_fingerprints(found.name, found.tokenizer, tokenizer)
+        return load_convnext(found.directory, found.name, found.fingerprint, speaker)
     from lst.vocoder.hifigan_files import load_hifigan
 
     if tokenizer is not None and found.tokenizer:
@@ -147,7 +163,7 @@ def _identify(name_or_path: str | Path) -> _Found:
         directory = resolve_asset(name_or_path, "vocoder")
         card = read_card(directory / "card.json")
         name, tokenizer = card.name, str(card.extra.get("tokenizer", ""))
-    kind: Literal["ridge", "hifigan"] = "hifigan" if (directory / "generator.pt").is_file() else "ridge"
+    kind = _kind(directory)
     missing = [file for file in FILES[kind] if not (directory / file).is_file()]
     if missing:
         raise LstError(f"{directory} lacks {', '.join(missing)}.", hint="Fit or fetch the vocoder again.")
@@ -159,8 +175,23 @@ def _identify(name_or_path: str | Path) -> _Found:
         from lst.vocoder.ridge import read_config
 
         tokenizer = read_config(directory).tokenizer
+    elif kind == "convnext":
+        from lst.vocoder.convnext import read_convnext_config
+
+        tokenizer = read_convnext_config(directory).tokenizer
     fingerprint = fingerprint_of(kind, {file: _digest(directory / file) for file in FILES[kind]}, waveform)
     return _Found(name, directory, kind, fingerprint, tokenizer, waveform)
+
+
+def _kind(directory: Path) -> Kind:
+    """What the files of a vocoder say it is; without a readable config, what reads it will say what is wrong."""
+    if (directory / "generator.pt").is_file():
+        return "hifigan"
+    try:
+        body = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "ridge"
+    return "convnext" if isinstance(body, dict) and body.get("kind") == "convnext" else "ridge"
 
 
 def _digest(path: Path) -> str:

@@ -16,16 +16,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lst.errors import LstError
-from lst.vocoder.base import FADE, Float, Units, Vocoder, check_units, fade_in, limit
+from lst.vocoder.base import Float, Units
 from lst.vocoder.griffin_lim import griffin_lim
-from lst.vocoder.source_filter import Frames, SourceFilter, SourceFilterConfig
+from lst.vocoder.source_filter import Frames, SourceFilterConfig
 from lst.vocoder.spectrum import Spectrum
+from lst.vocoder.streaming import FramesVocoder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
-
-BLOCK = 250
-"""Units turned into frames at a time: bounds the memory for any length."""
 
 Waveform = Literal["source-filter", "griffin-lim"]
 
@@ -52,7 +50,7 @@ class RidgeConfig(BaseModel):
         return self.spectrum.frames_per_unit * (self.spectrum.n_mels + 2)
 
 
-class RidgeVocoder(Vocoder):
+class RidgeVocoder(FramesVocoder):
     """Units to frames by `weights`, frames to sound by the synthesiser that `config.waveform` names."""
 
     def __init__(self, name: str, fingerprint: str, config: RidgeConfig, weights: Float, bias: Float) -> None:
@@ -68,62 +66,36 @@ class RidgeVocoder(Vocoder):
         self.tokenizer_fingerprint = config.tokenizer
         self.num_units = config.num_units
         self.config = config
+        self.spectrum = config.spectrum
+        self.source_filter = config.source_filter
         self._weights = weights.astype(np.float32)
         self._bias = bias.astype(np.float32)
-
-    def frames(self, units: Units) -> Frames:
-        """(T,) ids -> 4 T frames; before the first unit and after the last there is none."""
-        outside = np.full(self.config.context, self.num_units, np.int64)
-        return self._predict(np.concatenate([outside, units, outside]))
 
     def render(self, units: Units) -> Float:
         """(T,) ids -> (640 * T,) samples."""
         if self.config.waveform == "griffin-lim":
-            frames = self.frames(units)
-            return griffin_lim(frames.log_mel, self.config.spectrum, self.config.source_filter.seed)
-        return np.concatenate(list(self._synthesize(iter(units), BLOCK)))
+            return griffin_lim(self.frames(units).log_mel, self.spectrum, self.source_filter.seed)
+        return super().render(units)
 
-    def stream(self, units: Iterable[int]) -> Iterator[Float]:
-        """The waveform of `synthesize` (but for rounding) in pieces, each as soon as enough units have come.
-
-        Look-ahead with the default settings: 120 ms of units, 41 ms of the source-filter, 5 ms of the final fade.
-        Griffin-Lim needs the whole and gives it in one piece.
-        """
+    def stream(self, units: Iterable[int], block: int = 1) -> Iterator[Float]:
+        """As every `FramesVocoder`, with 120 ms of units as look-ahead; Griffin-Lim gives the whole in one piece."""
         if self.config.waveform == "griffin-lim":
-            yield from super().stream(units)
-            return
-        held = np.zeros(0, np.float32)
-        first = True
-        for piece in self._synthesize(self._checked(units), 1):
-            held = np.concatenate([held, limit(piece)])
-            if len(held) > FADE:
-                settled, held = held[:-FADE], held[-FADE:]
-                if first:
-                    settled[:FADE] *= fade_in(FADE)
-                    first = False
-                yield settled
-        if first:
-            check_units([], self.num_units, self.name)  # raises: there were no units
-        yield held * fade_in(FADE)[::-1]
+            yield self.synthesize(list(units))
+        else:
+            yield from super().stream(units, block)
 
-    def _checked(self, units: Iterable[int]) -> Iterator[int]:
-        for unit in units:
-            yield int(check_units([unit], self.num_units, self.name)[0])
-
-    def _synthesize(self, units: Iterator[int], block: int) -> Iterator[Float]:
-        """Samples of all units, made `block` units at a time."""
+    def predict(self, units: Iterator[int], block: int) -> Iterator[Frames]:
+        """Frames of all units, made `block` units at a time; before the first unit and after the last there is none."""
         context = self.config.context
-        synthesiser = SourceFilter(self.config.spectrum, self.config.source_filter)
         known = [self.num_units] * context
         for unit in units:
-            known.append(int(unit))
+            known.append(unit)
             if len(known) == block + 2 * context:
-                yield synthesiser.push(self._predict(np.array(known)))
+                yield self._predict(np.array(known))
                 known = known[block:]
         known += [self.num_units] * context
         if len(known) > 2 * context:
-            yield synthesiser.push(self._predict(np.array(known)))
-        yield synthesiser.flush()
+            yield self._predict(np.array(known))
 
     def _predict(self, padded: Units) -> Frames:
         """(T + 2 * context,) ids -> the frames of the T units in the middle."""

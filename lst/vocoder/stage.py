@@ -27,7 +27,7 @@ from lst.manifest import (
     read_table,
     sha256_json,
 )
-from lst.vocoder.files import UnitList, wav_name, write_wav
+from lst.vocoder.files import UnitList, wav_name, write_wav_pieces
 from lst.vocoder.loading import find_vocoder, load_vocoder, vocoder_fingerprint, vocoder_name
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SCHEMA = "lst.waves/1"
 VERSION = 1
 WAVES = "waves"
+BLOCK = 250
+"""Units turned into sound at a time."""
 SOURCES = ("lst.units/1", "lst.aligned/1", "lst.pairs/1")
 
 
@@ -79,20 +81,22 @@ class ShardVocoder:
                 if problem:
                     rejected.append(Rejection(row["id"], *problem))
                     continue
-                write_wav(path, self._waveform(vocoder, row["units"]), vocoder.sample_rate)
+                write_wav_pieces(path, self._pieces(vocoder, row["units"]), vocoder.sample_rate)
             made.append({"id": row["id"], "path": name, "duration_s": _seconds(path)})
         return made, rejected
 
-    def _waveform(self, vocoder: "Vocoder", units: list[int]) -> "Float":
+    def _pieces(self, vocoder: "Vocoder", units: list[int]) -> "Iterator[Float]":
         if not self.deduplicated:
-            return vocoder.synthesize(units)
+            # Piece by piece: an hour of units takes no more memory than a minute of them.
+            yield from vocoder.stream(units, BLOCK)
+            return
         from lst.vocoder.hifigan_files import HifiGanVocoder
 
         if not isinstance(vocoder, HifiGanVocoder):
             raise LstError(
                 f"The vocoder {vocoder.name} predicts no durations.", hint="Leave out --deduplicated (deduplicated)."
             )
-        return vocoder.synthesize_deduplicated(units)
+        yield vocoder.synthesize_deduplicated(units)
 
 
 def vocode_spec(units: Manifest, config: VocodeConfig) -> StageSpec:

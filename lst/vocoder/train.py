@@ -1,17 +1,15 @@
-"""The stage `train-vocoder`: units and their audio -> a vocoder directory (card, config, weights).
+"""The stage `train-vocoder` for the kind `ridge`: units and their audio -> a vocoder directory (card, config, weights).
 
-The only kind so far is `ridge` (`lst.vocoder.fitting`): seconds per hour of speech, no GPU, no gradient. The same
-units, audio and settings give the same weights.
+A fit (`lst.vocoder.fitting`): seconds per hour of speech, no GPU, no gradient. The same units, audio and settings give
+the same weights. `lst.vocoder.convnext_train` trains the other kind.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lst.audio import AudioError, open_row_audio
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
@@ -22,7 +20,6 @@ from lst.manifest import (
     Rejection,
     StageSpec,
     build_directory,
-    iter_rows,
     merge_provenance,
     sha256_file,
     write_atomic,
@@ -108,6 +105,7 @@ def _fit(
 ) -> DirectoryResult:
     from lst.vocoder.fitting import RidgeSums, is_held_out
     from lst.vocoder.loading import FILES
+    from lst.vocoder.recordings import analysed_utterances
     from lst.vocoder.ridge import RidgeConfig, join_frames
     from lst.vocoder.spectrum import Spectrum
 
@@ -123,7 +121,9 @@ def _fit(
     held = RidgeSums(config.context, config.num_units, ridge.width)
     measured: list[tuple[Any, Frames]] = []
     rejected: list[Rejection] = []
-    for row_id, row_units, frames in _utterances(units, audio, config, rejected, progress):
+    for row_id, _, row_units, frames in analysed_utterances(
+        units, audio, config.num_units, config.name or config.kind, rejected, progress
+    ):
         targets = join_frames(frames, spectrum)
         if is_held_out(row_id, config.held_out):
             held.add(row_units, targets)
@@ -148,62 +148,6 @@ def _fit(
         rejected=rejected,
         fingerprints={"vocoder": card["fingerprint"]},
     )
-
-
-def _utterances(
-    units: Manifest,
-    audio: Manifest,
-    config: FitVocoderConfig,
-    rejected: list[Rejection],
-    progress: Progress | None,
-) -> "Iterator[tuple[str, Any, Frames]]":
-    """Id, units (T,) and true frames of every utterance that can be read."""
-    import numpy as np
-
-    from lst.vocoder.base import check_units
-    from lst.vocoder.fitting import analyse
-    from lst.vocoder.spectrum import Spectrum
-
-    spectrum = Spectrum()
-    recordings = _PairedRows(audio)
-    for done, row in enumerate(iter_rows(units, ["id", "units"])):
-        if progress is not None:
-            progress(done, units.rows, "utterances")
-        if not row["units"]:
-            rejected.append(Rejection(row["id"], "no-units"))
-            continue
-        ids = check_units(np.asarray(row["units"], np.int64), config.num_units, config.name or config.kind)
-        source = recordings.find(row["id"])
-        if source is None:
-            rejected.append(Rejection(row["id"], "audio-missing", f"{audio.path} has no such row"))
-            continue
-        try:
-            samples = open_row_audio(audio, source)
-        except AudioError as error:
-            rejected.append(Rejection(row["id"], error.reason, str(error)))
-            continue
-        yield row["id"], ids, analyse(samples, len(ids), spectrum)
-    if progress is not None:
-        progress(units.rows, units.rows, "utterances")
-
-
-class _PairedRows:
-    """Finds audio rows by id. Units come in the order of their audio, so each search goes on from the last find."""
-
-    def __init__(self, audio: Manifest) -> None:
-        self._audio = audio
-        self._rows = iter_rows(audio)
-        self._passed: dict[str, dict[str, Any]] = {}
-
-    def find(self, row_id: str) -> dict[str, Any] | None:
-        """The audio row, or None. Rows passed on the way stay in reach."""
-        if row_id in self._passed:
-            return self._passed.pop(row_id)
-        for row in self._rows:
-            if row["id"] == row_id:
-                return row
-            self._passed[row["id"]] = row
-        return None
 
 
 def _measure(trained: "RidgeSums", config: FitVocoderConfig, ridge: "RidgeConfig", measured: list[Any]) -> "FitErrors":
@@ -237,27 +181,53 @@ def _card(
     seconds: float,
     errors: "FitErrors",
 ) -> dict[str, Any]:
-    from lst.vocoder.loading import FILES, fingerprint_of
-
-    licences = sorted({entry.get("licence", "") for entry in units.provenance} - {""})
-    digests = {file: sha256_file(directory / file) for file in FILES["ridge"]}
-    return {
-        "name": config.name or config.kind,
-        "kind": "vocoder",
-        "version": "1",
-        "licence": config.licence or "; ".join(licences) or "not stated",
-        "source": "fitted by lst train-vocoder",
-        "description": (
+    card = vocoder_card(
+        directory,
+        kind="ridge",
+        name=config.name,
+        licence=config.licence,
+        tokenizer=ridge.tokenizer,
+        provenance=units.provenance,
+        description=(
             f"Units to 16 kHz speech: ridge regression from a window of {2 * config.context + 1} units to log-mel, F0 "
             f"and voicing, then {config.waveform}. Intelligible, not natural; its voice is a mean of those it heard."
         ),
-        "files": {
-            file: {"sha256": digest, "bytes": (directory / file).stat().st_size} for file, digest in digests.items()
-        },
-        "fingerprint": fingerprint_of("ridge", digests),
-        "tokenizer": ridge.tokenizer,
-        "data": units.provenance,
+    )
+    return {
+        **card,
+        "source": "fitted by lst train-vocoder",
         "hours": round(seconds / 3600, 3),
         "settings": {**config.as_json(), "spectrum": asdict(ridge.spectrum), "synthesis": asdict(ridge.source_filter)},
         "numbers": {"held_out_frames": errors.frames, **errors.numbers()},
+    }
+
+
+def vocoder_card(
+    directory: Path,
+    *,
+    kind: str,
+    name: str,
+    licence: str,
+    tokenizer: str,
+    provenance: list[dict[str, Any]],
+    description: str,
+) -> dict[str, Any]:
+    """What every vocoder's card says, from the files in `directory`; `licence` empty: those of the data."""
+    from lst.vocoder.loading import FILES, fingerprint_of
+
+    licences = sorted({entry.get("licence", "") for entry in provenance} - {""})
+    digests = {file: sha256_file(directory / file) for file in FILES[kind]}
+    return {
+        "name": name or kind,
+        "kind": "vocoder",
+        "version": "1",
+        "licence": licence or "; ".join(licences) or "not stated",
+        "source": "trained by lst train-vocoder",
+        "description": description,
+        "files": {
+            file: {"sha256": digest, "bytes": (directory / file).stat().st_size} for file, digest in digests.items()
+        },
+        "fingerprint": fingerprint_of(kind, digests),
+        "tokenizer": tokenizer,
+        "data": provenance,
     }

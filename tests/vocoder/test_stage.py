@@ -1,6 +1,7 @@
 """`vocode`: rows, rejections, workers, interruptions; the command line of `vocode` and `train-vocoder`."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -79,20 +80,20 @@ def test_an_interrupted_run_continues(
 ) -> None:
     done: list[str] = []
 
-    def stop_after_two(path: Path, samples: np.ndarray, rate: int) -> None:
+    def stop_after_two(path: Path, pieces: Iterable[np.ndarray], rate: int) -> None:
         if len(done) == 2:
             raise KeyboardInterrupt
-        original(path, samples, rate)
+        original(path, pieces, rate)
         done.append(path.name)
 
-    original = stage_module.write_wav
-    monkeypatch.setattr(stage_module, "write_wav", stop_after_two)
+    original = stage_module.write_wav_pieces
+    monkeypatch.setattr(stage_module, "write_wav_pieces", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         vocode(units, tmp_path / "waves", VocodeConfig(vocoder=toy))
     assert not (tmp_path / "waves").exists()
     done.clear()
     done.append("counted from here")
-    monkeypatch.setattr(stage_module, "write_wav", lambda *a: (original(*a), done.append("more")))
+    monkeypatch.setattr(stage_module, "write_wav_pieces", lambda *a: (original(*a), done.append("more")))
     made = vocode(units, tmp_path / "waves", VocodeConfig(vocoder=toy))
     assert len(done) == 1 + 3  # two were there
     assert wave_bytes(made) == wave_bytes(vocode(units, tmp_path / "whole", VocodeConfig(vocoder=toy)))
@@ -103,10 +104,10 @@ def test_a_full_disk_is_said(units: Manifest, toy: str, tmp_path: Path, monkeypa
 
     import lst.vocoder.files as files
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(files, "write_atomic", full)
+    monkeypatch.setattr(files, "fsync_file", full)
     with pytest.raises(LstError, match=r"No space left on the device while writing .*what is complete is kept"):
         vocode(units, tmp_path / "waves", VocodeConfig(vocoder=toy))
 
@@ -199,6 +200,12 @@ def test_command_that_fits_a_vocoder(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["schema"] == "lst.vocoder/1"
     spoken = run("vocode", units.path, "--out", tmp_path / "waves", "--vocoder", tmp_path / "mine", "--workers", "1")
     assert spoken.exit_code == 0, spoken.exception
-    wrong = run("train-vocoder", units.path, "--out", tmp_path / "other", "--waveform", "telephone")
+    wrong = run("train-vocoder", units.path, "--out", tmp_path / "other", "waveform=telephone")
     assert isinstance(wrong.exception, UsageError)
-    assert "--waveform" in str(wrong.exception)
+    assert "waveform" in str(wrong.exception)
+    assert isinstance(run("train-vocoder", units.path, "--out", tmp_path / "x", "--kind", "gan").exception, UsageError)
+    network = ["network.dim=16", "network.hidden=16", "network.frame_hidden=16", "steps=2", "held_out=0.2"]
+    trained = run("train-vocoder", units.path, *network, "--out", tmp_path / "net", "--kind", "convnext", "--json")
+    assert trained.exit_code == 0, trained.exception
+    spoken = run("vocode", units.path, "--out", tmp_path / "more", "--vocoder", tmp_path / "net", "--workers", "1")
+    assert spoken.exit_code == 0, spoken.exception

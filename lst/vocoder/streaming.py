@@ -1,0 +1,69 @@
+"""Vocoders that predict spectral frames and make them audible by the source-filter: both run as units come."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from lst.vocoder.base import FADE, Float, Units, Vocoder, check_units, fade_in, limit
+from lst.vocoder.source_filter import Frames, SourceFilter, SourceFilterConfig
+from lst.vocoder.spectrum import Spectrum
+
+BLOCK = 250
+"""Units turned into sound at a time where nobody waits: bounds the memory for any length."""
+
+
+class FramesVocoder(Vocoder):
+    """Units to frames by `predict`, frames to sound by the source-filter.
+
+    Look-ahead: that of `predict`, 41 ms of the source-filter, 5 ms of the final fade.
+    """
+
+    spectrum: Spectrum
+    source_filter: SourceFilterConfig
+
+    @abstractmethod
+    def predict(self, units: Iterator[int], block: int) -> Iterator[Frames]:
+        """The frames of all units in pieces, each once `block` more units (or the last) have settled them."""
+
+    def frames(self, units: Units) -> Frames:
+        """(T,) valid ids -> 4 T frames."""
+        pieces = list(self.predict(map(int, units), BLOCK))
+        return Frames(
+            np.concatenate([piece.log_mel for piece in pieces]),
+            np.concatenate([piece.log_f0 for piece in pieces]),
+            np.concatenate([piece.voicing for piece in pieces]),
+        )
+
+    def render(self, units: Units) -> Float:
+        """(T,) ids -> (640 * T,) samples."""
+        return np.concatenate(list(self._sound(map(int, units), BLOCK)))
+
+    def stream(self, units: Iterable[int], block: int = 1) -> Iterator[Float]:
+        """The waveform of `synthesize` (but for rounding) in pieces, each as soon as `block` more units have come.
+
+        Larger blocks take less time in all; the memory does not grow with the number of units.
+        """
+        held = np.zeros(0, np.float32)
+        first = True
+        for piece in self._sound(self._checked(units), block):
+            held = np.concatenate([held, limit(piece)])
+            if len(held) > FADE:
+                settled, held = held[:-FADE], held[-FADE:]
+                if first:
+                    settled[:FADE] *= fade_in(FADE)
+                    first = False
+                yield settled
+        if first:
+            check_units([], self.num_units, self.name)  # raises: there were no units
+        yield held * fade_in(FADE)[::-1]
+
+    def _checked(self, units: Iterable[int]) -> Iterator[int]:
+        for unit in units:
+            yield int(check_units([unit], self.num_units, self.name)[0])
+
+    def _sound(self, units: Iterator[int], block: int) -> Iterator[Float]:
+        synthesiser = SourceFilter(self.spectrum, self.source_filter)
+        for frames in self.predict(units, block):
+            yield synthesiser.push(frames)
+        yield synthesiser.flush()
