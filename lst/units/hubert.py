@@ -63,7 +63,7 @@ class HubertEncoder:
         """(n,) -> (num_frames(n), dim) float32."""
         if self.num_frames(len(samples)) == 0:
             return np.zeros((0, self.dim), np.float32)
-        with torch.inference_mode(), _reproducible():
+        with torch.inference_mode(), reproducible():
             waveform = torch.from_numpy(np.ascontiguousarray(samples)).to(self._device)
             if self._normalize:
                 waveform = layer_norm(waveform, waveform.shape, eps=self._normalize_eps)
@@ -175,7 +175,7 @@ def _beyond(key: str, layer: int) -> bool:
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
+def reproducible() -> Iterator[None]:
     """One thread, and no reduced precision on a GPU: sums are then always taken in the same order and width."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -23,9 +23,10 @@ LEAKY_SLOPE = 0.01
 
 
 class KMeansQuantizer:
-    """Nearest centroid in Euclidean distance, after standardising each dimension if the codebook says so.
+    """Nearest centroid in Euclidean distance, after what the codebook does to a frame: standardise, then project.
 
-    `centroids`: (K, D); `mean` and `std`: (D,). The lowest id wins a tie. No blank.
+    `centroids`: (K, d); `mean` and `std`: (D,); `projection`: (D, d), without it d = D. The lowest id wins a tie. No
+    blank.
     """
 
     blank: int | None = None
@@ -35,8 +36,11 @@ class KMeansQuantizer:
         centroids: "NDArray[Any]",
         mean: "NDArray[Any] | None" = None,
         std: "NDArray[Any] | None" = None,
+        projection: "NDArray[Any] | None" = None,
     ) -> None:
-        self.num_units, self.dim = centroids.shape
+        self.num_units = len(centroids)
+        self.dim = centroids.shape[1] if projection is None else len(projection)
+        self._projection = None if projection is None else projection.astype(np.float64)
         self._centroids = centroids.astype(np.float64)
         self._half_norms = 0.5 * (self._centroids**2).sum(axis=1)
         self._mean = np.zeros(self.dim) if mean is None else mean.astype(np.float64)
@@ -49,6 +53,8 @@ class KMeansQuantizer:
 
     def _nearest(self, features: "NDArray[Any]") -> "NDArray[np.int64]":
         standard = (features - self._mean) * self._scale
+        if self._projection is not None:
+            standard = standard @ self._projection
         # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2), and |x|^2 is the same for all c.
         nearest: NDArray[np.int64] = (standard @ self._centroids.T - self._half_norms).argmax(axis=1)
         return nearest
@@ -80,7 +86,8 @@ class LinearQuantizer:
 def load_quantizer(path: Path) -> KMeansQuantizer | LinearQuantizer:
     """Read a quantizer; the contents of the file decide which.
 
-    - `.safetensors` with `centroids` (K, D) and optionally `mean`, `std` (D,): what `lst train-tokenizer` writes;
+    - `.safetensors` with `centroids` (K, d) and optionally `mean`, `std` (D,), `projection` (D, d): what
+      `lst train-tokenizer` writes;
     - `.npy` with (K, D) centroids;
     - a torch file with `cluster_centers` (K, D) and `n_clusters`;
     - a torch file with `model_cfg` {vocab_size, dim, upstream_dim} and `model_weight`: Spirit LM's linear quantizer.
@@ -95,7 +102,7 @@ def load_quantizer(path: Path) -> KMeansQuantizer | LinearQuantizer:
             tensors = load_file(str(path))
         except (SafetensorError, OSError, ValueError) as error:
             raise LstError(f"{path} is damaged: not a safetensors file ({error}).") from error
-        return _kmeans(path, tensors.get("centroids"), tensors.get("mean"), tensors.get("std"))
+        return _kmeans(path, *(tensors.get(name) for name in ("centroids", "mean", "std", "projection")))
     if path.suffix == ".npy":
         try:
             return _kmeans(path, np.load(path, allow_pickle=False))
@@ -128,16 +135,20 @@ def _kmeans(
     centroids: "NDArray[Any] | None",
     mean: "NDArray[Any] | None" = None,
     std: "NDArray[Any] | None" = None,
+    projection: "NDArray[Any] | None" = None,
 ) -> KMeansQuantizer:
     if centroids is None or centroids.ndim != 2 or not np.issubdtype(centroids.dtype, np.floating):
         raise LstError(f"{path} holds no codebook: `centroids` should be floats of shape (clusters, dimensions).")
+    if projection is not None and (projection.ndim != 2 or projection.shape[1] != centroids.shape[1]):
+        raise LstError(f"{path}: `projection` has shape {projection.shape}, but the centroids {centroids.shape}.")
+    width = centroids.shape[1:] if projection is None else projection.shape[:1]
     for name, values in (("mean", mean), ("std", std)):
-        if values is not None and values.shape != centroids.shape[1:]:
-            raise LstError(f"{path}: `{name}` has shape {values.shape}, but the centroids {centroids.shape}.")
-    parts = [part for part in (centroids, mean, std) if part is not None]
+        if values is not None and values.shape != width:
+            raise LstError(f"{path}: `{name}` has shape {values.shape}, but the features have {width[0]} dimensions.")
+    parts = [part for part in (centroids, mean, std, projection) if part is not None]
     if not all(np.isfinite(part).all() for part in parts) or (std is not None and (std <= 0).any()):
         raise LstError(f"{path}: the codebook holds values that are not finite, or a standard deviation of zero.")
-    return KMeansQuantizer(centroids, mean, std)
+    return KMeansQuantizer(centroids, mean, std, projection)
 
 
 def _linear(path: Path, config: Any, weights: Any) -> LinearQuantizer:

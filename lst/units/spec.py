@@ -69,6 +69,22 @@ class HubertSpec(_Strict):
         return {"kind": self.kind, "layer": self.layer, "normalize": self.normalize}
 
 
+class FbankHubertSpec(_Strict):
+    """Features of one layer of a HuBERT with a log-mel front end, trained by `lst train-tokenizer`."""
+
+    kind: Literal["fbank-hubert"] = "fbank-hubert"
+    weights: str = Field(description=".safetensors with the weights and the sizes of the network")
+    layer: int = Field(ge=1, description="features after this many Transformer layers, counted from 1")
+
+    def files(self) -> dict[str, str]:
+        """Role -> file name."""
+        return {"encoder.weights": self.weights}
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the features besides the files."""
+        return {"kind": self.kind, "layer": self.layer}
+
+
 @dataclass(frozen=True)
 class EncoderKind:
     """How one kind of encoder is loaded: `module:function` taking (spec, directory, device), and its code version.
@@ -85,10 +101,11 @@ class EncoderKind:
 ENCODER_KINDS: dict[str, EncoderKind] = {
     "mfcc": EncoderKind("lst.units.mfcc:load_mfcc", version=1, windows=(30.0, 0.48)),
     "hubert": EncoderKind("lst.units.hubert:load_hubert", version=1, windows=(100.0, 8.0)),
+    "fbank-hubert": EncoderKind("lst.units.fbank_hubert:load_fbank_hubert", version=1, windows=(30.0, 8.0)),
 }
 """A new kind of encoder is an entry here and a spec in `EncoderSpec`; nothing else knows the kinds."""
 
-EncoderSpec = Annotated[MfccSpec | HubertSpec, Field(discriminator="kind")]
+EncoderSpec = Annotated[MfccSpec | HubertSpec | FbankHubertSpec, Field(discriminator="kind")]
 
 QUANTIZER_VERSION = 1
 

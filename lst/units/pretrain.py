@@ -1,0 +1,228 @@
+"""Masked prediction of clusters: the training of a `HubertNetwork`, resumable to the bit.
+
+    DIRECTORY/checkpoint.pt      weights, optimiser, step: written beside and renamed; the one before is kept
+    DIRECTORY/metrics.jsonl      a line per logged step and per validation
+    DIRECTORY/tensorboard/       the same numbers
+
+Everything random in step k (batch, masks, dropout) is drawn from the seed and k, so there is no other state.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from lst.config import StageConfig
+from lst.errors import LstError
+from lst.manifest import Progress, explain_os_errors, write_atomic
+from lst.train.control import RunControl, TrainingStopped, stop_signals
+from lst.units.network import HubertNetwork, NetworkConfig, hubert_loss
+from lst.units.segments import Corpus, Segments, plain_segments
+
+CHECKPOINT = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+METRICS = "metrics.jsonl"
+VALID_ROWS = 40
+log = logging.getLogger("lst.units")
+
+
+class PretrainConfig(StageConfig):
+    """How long, how fast, on what."""
+
+    steps: int = Field(default=8000, ge=1, description="updates")
+    frames: int = Field(default=1600, ge=400, multiple_of=400, description="frames of 40 ms per update")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    warmup_steps: int = Field(default=400, ge=0)
+    decay_share: float = Field(
+        default=0.4, ge=0, le=1, description="last share of the steps, in which the rate falls to 0"
+    )
+    weight_decay: float = Field(default=0.02, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    unmasked_weight: float = Field(default=1.0, ge=0, description="of the loss on frames that are not masked")
+    disturb: bool = Field(default=True, description="noise, gain, colour, band limit and speed in what is heard")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="of matrix products; bfloat16 doubles the speed where the processor has it"
+    )
+    seed: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=500, ge=1)
+    checkpoint_seconds: float = Field(default=240.0, gt=0)
+
+
+def pretrain(
+    directory: Path,
+    corpus: Corpus,
+    valid: Corpus | None,
+    network_config: NetworkConfig,
+    config: PretrainConfig,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> HubertNetwork:
+    """Train, or go on with the training in `directory`, and return the network for evaluation, on the CPU.
+
+    `config.steps`, `decay_share` and what is logged may differ from those of an earlier attempt: a run can be made
+    longer. Raises TrainingStopped after a stop signal (saved; the same call goes on), LstError for a loss that is not
+    a number or a checkpoint of another network.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    network = HubertNetwork(network_config).to(device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
+    segments = Segments(corpus, config.frames, network_config.mel_bands, config.seed, disturb=config.disturb)
+    first = _restore(directory, network, optimizer)
+    recorder = _Recorder(directory, first)
+    control = RunControl()
+    saved_at = time.monotonic()
+    with stop_signals(control):
+        for step in range(first, config.steps):
+            facts = _update(network, optimizer, segments, config, step)
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                recorder.write(done, "train", facts())
+            if valid is not None and (done % config.validate_every == 0 or done == config.steps):
+                recorder.write(done, "valid", validate(network, valid, config.precision))
+            if progress is not None:
+                progress(done, config.steps, "steps")
+            if control.ending or done == config.steps or time.monotonic() - saved_at > config.checkpoint_seconds:
+                _save(directory, network, optimizer, done)
+                saved_at = time.monotonic()
+            if control.ending and done < config.steps:
+                raise TrainingStopped(
+                    f"Stopped after step {done} of {config.steps}; the run is saved.",
+                    hint="Run the same command again to continue.",
+                    signal_number=control.signal_number or 15,
+                )
+    recorder.close()
+    return network.cpu().eval().requires_grad_(False)
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Linear warm-up, constant, linear to 0 over the last `decay_share`.
+
+    A longer run thus repeats the beginning of a shorter one.
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    tail = max(1.0, config.decay_share * config.steps)
+    return config.lr * min(warmup, (config.steps - step) / tail)
+
+
+def _update(
+    network: HubertNetwork, optimizer: torch.optim.Optimizer, segments: Segments, config: PretrainConfig, step: int
+) -> Callable[[], dict[str, float]]:
+    """One step of training. Returns what gives its numbers, if they are wanted."""
+    started = time.monotonic()
+    batch = segments[step]
+    network.train()
+    torch.manual_seed(config.seed * 1_000_003 + step)
+    device = network.label_embs.device
+    samples, targets = torch.from_numpy(batch.samples).to(device), torch.from_numpy(batch.targets).to(device)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        logits, mask = network.logits(samples, torch.from_numpy(batch.band_gain).to(device))
+    loss = hubert_loss(logits.float(), targets, mask, config.unmasked_weight)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+    if not torch.isfinite(norm):
+        raise LstError(f"The loss of step {step + 1} is not a number.", hint="Lower the learning rate.")
+    optimizer.step()
+    optimizer.zero_grad()
+
+    def facts() -> dict[str, float]:
+        hit = (logits.argmax(-1) == targets).float()
+        return {
+            "loss": float(loss.detach()),
+            "masked_accuracy": float(hit[mask].mean()),
+            "accuracy": float(hit[~mask].mean()),
+            "grad_norm": float(norm),
+            "lr": learning_rate(config, step),
+            "seconds": time.monotonic() - started,
+        }
+
+    return facts
+
+
+@torch.inference_mode()
+def validate(network: HubertNetwork, corpus: Corpus, precision: str) -> dict[str, float]:
+    """Nothing masked, nothing disturbed: cross entropy in nats and share of frames whose cluster is found."""
+    network.eval()
+    device = network.label_embs.device
+    losses, hits, frames = 0.0, 0.0, 0
+    for samples, targets in plain_segments(corpus, 400, VALID_ROWS):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            features = network.features(torch.from_numpy(samples)[None].to(device))
+            logits = network.predict(features)[0].float().cpu()
+        wanted = torch.from_numpy(targets)
+        known = wanted >= 0
+        losses += float(torch.nn.functional.cross_entropy(logits[known], wanted[known], reduction="sum"))
+        hits += float((logits.argmax(-1) == wanted)[known].sum())
+        frames += int(known.sum())
+    return {"loss": losses / max(frames, 1), "accuracy": hits / max(frames, 1)}
+
+
+def _save(directory: Path, network: HubertNetwork, optimizer: torch.optim.Optimizer, step: int) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    state = {
+        "step": step,
+        "config": network.config.model_dump(mode="json"),
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(state, buffer)
+    with explain_os_errors(f"saving the checkpoint of step {step} in {directory}"):
+        if (directory / CHECKPOINT).exists():
+            os.replace(directory / CHECKPOINT, directory / PREVIOUS)
+        write_atomic(directory / CHECKPOINT, buffer.getvalue())
+
+
+def _restore(directory: Path, network: HubertNetwork, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint that is whole; returns the steps done, 0 if there is none."""
+    for path in (directory / CHECKPOINT, directory / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged zip or pickle makes of itself
+            log.warning("%s is damaged (%s); the checkpoint before it is used.", path, error)
+            continue
+        if state["config"] != network.config.model_dump(mode="json"):
+            raise LstError(f"{path} belongs to a network of another size.", hint="Use another directory, or --force.")
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+    return 0
+
+
+class _Recorder:
+    """`metrics.jsonl` and TensorBoard; lines after the step a run resumes from are removed."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = directory / METRICS
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            write_atomic(self._path, "".join(line + "\n" for line in kept))
+        self._board: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+        self._board.flush()
+
+    def close(self) -> None:
+        self._board.close()
