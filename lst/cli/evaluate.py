@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lst.cli import eval_speech
+
 if TYPE_CHECKING:
     from lst.manifest import Manifest
 
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Measure a model.")
     group.command("storycloze")(storycloze)
     group.command("losses")(losses)
+    eval_speech.register(group)
     app.add_typer(group, name="eval")
 
 

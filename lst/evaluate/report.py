@@ -34,6 +34,27 @@ def losses_markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def vocoder_markdown(summary: dict[str, Any]) -> str:
+    """Errors and quality of the recordings and of what the vocoder makes of their units, then what it costs."""
+    head = ["", "CER %", "95% interval", "WER %", "95% interval", "DNSMOS", "95% interval"]
+    lines = [f"# Vocoder {summary['vocoder']}", "", _line(head), _line(["---"] * len(head))]
+    for name, body in summary["sets"].items():
+        cells = [name]
+        for rate in ("cer", "wer"):
+            cells += [_percent(body[rate]), f"{_percent(body[f'{rate}_low'])} – {_percent(body[f'{rate}_high'])}"]
+        cells += [f"{body['dnsmos']:.2f}", f"{body['dnsmos_low']:.2f} – {body['dnsmos_high']:.2f}"]
+        lines.append(_line(cells))
+    lines += [
+        "",
+        f"{summary['utterances']} utterances, {summary['seconds']:.0f} s. Judges: {summary['judge']}, "
+        f"normaliser {summary['normaliser']}; {summary['quality']}.",
+        f"CPU-seconds per second of speech: {summary['real_time_factor']:.4f} whole, "
+        f"{summary['real_time_factor_streaming']:.4f} in a stream of 200 ms pieces; "
+        f"their waveforms differ by at most {summary['stream_difference']:.1e}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 

@@ -75,7 +75,7 @@ def storycloze(
             device=device,
         )
         write_items(directory / ITEMS_FILE, result.items)
-        return _write(directory, result.summary, storycloze_markdown(result.summary), [ITEMS_FILE])
+        return write_result(directory, result.summary, storycloze_markdown(result.summary), [ITEMS_FILE])
 
     return build_directory(out, storycloze_spec(model, bench, config), make, force=force)
 
@@ -101,7 +101,7 @@ def losses(
 
     def make(directory: Path) -> DirectoryResult:
         summary = measure_losses(model, pairs, text, config, progress=progress, device=device)
-        return _write(directory, summary, losses_markdown(summary), [])
+        return write_result(directory, summary, losses_markdown(summary), [])
 
     return build_directory(out, losses_spec(model, pairs, text, config), make, force=force)
 
@@ -120,7 +120,8 @@ def _spec(stage: str, inputs: dict[str, Manifest], config: StageConfig) -> Stage
     )
 
 
-def _write(directory: Path, summary: dict[str, Any], table: str, more: list[str]) -> DirectoryResult:
-    write_json(directory / SUMMARY_FILE, summary)
+def write_result(directory: Path, summary: dict[str, Any], table: str, more: list[str]) -> DirectoryResult:
+    """Write `summary.json` and `summary.md` beside the files `more`; the summary's `totals` are the manifest's."""
     write_atomic(directory / TABLE_FILE, table)
+    write_json(directory / SUMMARY_FILE, summary)  # last: where it is, everything is
     return DirectoryResult(artifacts=[SUMMARY_FILE, TABLE_FILE, *more], totals=summary["totals"])
