@@ -68,7 +68,8 @@ class LSTRecipeConfig:
 def recipe_config(job: TrainingJob) -> LSTRecipeConfig:
     """fairseq2's configuration for a job. `num_steps` stays empty: with it, stop requests would be ignored."""
     config = job.config
-    common = CommonSection(seed=config.seed, no_sweep_dir=True)
+    # fairseq2 would take Slurm's variables for torchrun's, which may say something else (one task per node).
+    common = CommonSection(seed=config.seed, no_sweep_dir=True, cluster="none")
     if "OMP_NUM_THREADS" not in os.environ:
         common.torch.num_threads = torch.get_num_threads()  # else it takes every core, whatever the caller set
     mode = "layerwise" if config.activation_checkpointing else "off"

@@ -116,6 +116,22 @@ def test_the_recipe_in_the_repository_is_valid_and_plans(tmp_path: Path) -> None
     assert flops["steps"] * flops["flops_per_step"] == pytest.approx(1e13, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "processes", "billions", "units", "steps"),
+    [("1b", 32, 1.5, 4096 * 4 * 32, 200_000), ("7b", 128, 6.8, 2**22, 25_000)],
+)
+def test_the_papers_runs_plan_on_the_meta_device(
+    name: str, processes: int, billions: float, units: int, steps: int
+) -> None:
+    found = load_pretrain_options(Path(__file__).parents[2] / "recipes" / f"pretrain-{name}.yaml", [])
+    plan = plan_of(found, processes=processes)
+    assert plan["parameters"] / 1e9 == pytest.approx(billions, rel=0.02)
+    assert (plan["units_per_step"], plan["steps"]) == (units, steps)
+    assert plan["memory_mb"] < 75_000  # fits an H100
+    assert found.config.batch.rows % (processes * found.config.batch.accumulate) == 0
+    assert plan_of(found, processes=1)["memory_mb"] > plan["memory_mb"]
+
+
 def test_budgets_fix_the_steps_where_they_can() -> None:
     batch = BatchConfig(rows=4, sequence_units=100)
     assert steps_in_budget(BudgetConfig(kind="steps", amount=7), batch) == 7

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,10 +45,10 @@ def command(config: Path, out: Path, *more: str) -> list[str]:
     return ["pretrain", "--config", str(config), "--out", str(out), *more]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", MAIN, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -121,6 +122,23 @@ def test_sigterm_saves_and_says_so(config: Path, undisturbed: Manifest, tmp_path
     code, _, err = finish(start(*command(config, out)))
     assert code == 0, err
     assert load_manifest(out).fingerprints["model"] == undisturbed.fingerprints["model"]
+
+
+def test_processes_started_one_by_one_as_slurm_does(config: Path, undisturbed: Manifest, tmp_path: Path) -> None:
+    """The environment of docs/scaling.md's srun line; Slurm's own variables say nothing to the contrary by accident."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
+    out = tmp_path / "model"
+    ran = [start(*command(config, out), **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    for process in ran:
+        code, _, err = finish(process)
+        assert code == 0, err
+    both = load_manifest(out)
+    for name in SEEN:
+        assert both.totals[name] == undisturbed.totals[name], name
 
 
 def together(config: Path, out: Path, processes: int, *changes: str) -> subprocess.Popen[str]:
