@@ -1,4 +1,4 @@
-"""`lst pretrain`, `lst finetune asr|tts`, `lst model`."""
+"""`lst pretrain`, `lst finetune asr|tts`, `lst model`, `lst export`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     finetune.command("tts")(finetune_tts)
     app.add_typer(finetune, name="finetune")
     app.command("model")(model)
+    app.command("export")(export)
 
 
 def pretrain(
@@ -32,6 +33,9 @@ def pretrain(
     changes: list[str] = CHANGES,
     resume: str = RESUME,
     dry_run: bool = typer.Option(False, "--dry-run", help="Print what would be trained; train nothing."),
+    warm_start: Path = typer.Option(
+        None, metavar="DIR", help="Begin as this text model: Llama architecture, safetensors and config.json."
+    ),
     processes: int = typer.Option(1, min=1, help="With --dry-run: how many processes torchrun will start."),
     force: bool = FORCE,
     wandb: str = WANDB,
@@ -61,6 +65,7 @@ def pretrain(
             force=force,
             resume=resume,  # type: ignore[arg-type]
             wandb_project=wandb,
+            warm_start=warm_start,
         )
     _print(manifest, as_json)
 
@@ -152,6 +157,19 @@ def model(
     config = preset(name, text_size=text_size, base=base)  # type: ignore[arg-type]
     plan = plan_training(config, gpus=gpus, sequences_per_gpu=sequences, mfu=mfu, units=units or PAPER_UNITS)
     _print_plan({"model": config.name, **plan.as_json()}, as_json)
+
+
+def export(
+    directory: Path = typer.Argument(..., metavar="MODEL", help="Model made by lst pretrain or lst finetune."),
+    out: Path = typer.Option(..., help="New directory to write."),
+) -> None:
+    """Write a model for transformers' AutoModelForCausalLM: a base model as Llama, an LST with its own code.
+
+    Example: lst export outputs/demo/pretrain --out exported
+    """
+    from lst.generate.export import export_model
+
+    typer.echo(export_model(directory, out))
 
 
 def _check_resume(resume: str) -> None:

@@ -32,6 +32,7 @@ from lst.train.together import build_together, process_rank
 
 if TYPE_CHECKING:
     from lst.data.unit_bpe import UnitBpe
+    from lst.model.lst import LST
     from lst.train.engine import TrainingResult
 
 VERSION = 1
@@ -88,7 +89,9 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def pretrain_spec(pairs: Manifest, text: Manifest, config: PretrainConfig) -> StageSpec:
+def pretrain_spec(
+    pairs: Manifest, text: Manifest, config: PretrainConfig, *, warm_start: Path | None = None
+) -> StageSpec:
     """What `pretrain` would make."""
     for manifest, schema in ((pairs, "lst.pairs"), (text, "lst.text")):
         if parse_schema(manifest.schema)[0] != schema:
@@ -101,7 +104,14 @@ def pretrain_spec(pairs: Manifest, text: Manifest, config: PretrainConfig) -> St
         inputs={"pairs": pairs, "text": text},
         fingerprints=dict(pairs.fingerprints),
         provenance=merge_provenance(pairs.provenance, text.provenance),
+        files={} if warm_start is None else {"warm_start": _text_model_fingerprint(warm_start)},
     )
+
+
+def _text_model_fingerprint(directory: Path) -> str:
+    from lst.model.llama import fingerprint
+
+    return fingerprint(directory)
 
 
 def pretrain(
@@ -115,17 +125,19 @@ def pretrain(
     force: bool = False,
     resume: Literal["auto", "never"] = "auto",
     wandb_project: str | None = None,
+    warm_start: Path | None = None,
 ) -> Manifest:
     """Train a model and commit it at `out`. Started by torchrun, all its processes train together.
 
+    `warm_start`: the directory of a text model of Llama's architecture that the global transformer begins as.
     A run that was stopped or killed goes on from its last checkpoint when this is called again, and ends with the same
     weights as if nothing had happened; with `resume="never"` it starts over. `workers` changes nothing: training uses
     torch's threads. Raises `TrainingStopped` after a stop signal, and LstError as `lst.train.engine.train` does.
     """
-    spec = pretrain_spec(pairs, text, config)
+    spec = pretrain_spec(pairs, text, config, warm_start=warm_start)
 
     def make(partial: Path) -> DirectoryResult:
-        return _train(partial, pairs, text, config, progress, wandb_project)
+        return _train(partial, pairs, text, config, progress, wandb_project, warm_start)
 
     return build_together(out, spec, make, force=force, fresh=resume == "never")
 
@@ -137,9 +149,9 @@ def _train(
     config: PretrainConfig,
     progress: Progress | None,
     wandb_project: str | None,
+    warm_start: Path | None,
 ) -> DirectoryResult:
     from lst.data.loader import vocabulary_of
-    from lst.model.init import build_model
     from lst.train.engine import TrainingJob, train
     from lst.train.inputs import DataSpec
     from lst.train.plan import flops_counter
@@ -149,6 +161,10 @@ def _train(
     num_units = unit_bpe.size if unit_bpe is not None else 501
     vocabulary = vocabulary_of(pairs, num_units=num_units)
     model_config = model_config_of(config, text_size=vocabulary.text_size, num_units=num_units)
+    if warm_start is not None:
+        from lst.model.llama import check_shape
+
+        check_shape(warm_start, model_config)
     data = DataSpec(
         pairs=pairs if config.mixture.speech else None,
         text=text if config.mixture.text else None,
@@ -163,7 +179,7 @@ def _train(
     job = TrainingJob(
         directory=partial,
         config=config,
-        build_model=lambda: build_model(model_config, seed=config.seed),
+        build_model=lambda: _first_model(model_config, config.seed, warm_start),
         open_stream=data.open(count_flops),
         open_valid=lambda rank, world: data.valid(rank, world, VALID_SETS),
         count_flops=count_flops,
@@ -176,6 +192,17 @@ def _train(
     if unit_bpe is not None:
         files[UNIT_BPE_FILE] = unit_bpe.model
     return finished_model(partial, result, model_config, files)
+
+
+def _first_model(config: LSTConfig, seed: int, warm_start: Path | None) -> "LST":
+    from lst.model.init import build_model
+
+    model = build_model(config, seed=seed)
+    if warm_start is not None:
+        from lst.model.llama import warm_start as copy_in
+
+        copy_in(model, warm_start)
+    return model
 
 
 def finished_model(

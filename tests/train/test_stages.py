@@ -182,3 +182,31 @@ def test_the_command_line(model: Manifest, data: tuple[Manifest, Manifest], tmp_
         run("pretrain", "--config", file, "--out", tmp_path / "x", "--resume", "always")
     with pytest.raises(LstError, match=r"lst\.pairs is needed"):
         run("finetune", "asr", "--model", model.path, "--data", data[1].path, "--out", tmp_path / "x")
+
+
+@pytest.mark.slow
+def test_pretraining_begins_as_a_text_model(data: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    from lst.data.loader import text_tokenizer_of
+    from lst.model.checkpoint import load_model
+    from lst.train.stage import pretrain_spec
+    from tests.model.test_llama import llama
+
+    llama(tmp_path / "text", vocab_size=text_tokenizer_of(data[0]).vocab_size)
+    wide = {"layers": 3, "dim": 32, "heads": 4, "kv_heads": 2, "ffn_multiple": 3.0, "rope_theta": 5e4}
+    settings = TINY | {
+        "patching": {"mode": "none"},
+        "model": {"overrides": {"global_transformer": wide}},
+        "budget": {"amount": 1},
+        "optimizer": {"lr": 1e-9, "warmup_steps": 0, "weight_decay": 0.0},
+    }
+    config = settings_of(PretrainConfig, settings, [], "")
+    made = pretrain(*data, tmp_path / "model", config, warm_start=tmp_path / "text")
+    expected = llama(tmp_path / "again", vocab_size=text_tokenizer_of(data[0]).vocab_size).state_dict()
+    found = load_model(made.path).model.global_transformer.state_dict()
+    np.testing.assert_allclose(
+        found["layers.2.attention.out.weight"], expected["model.layers.2.self_attn.o_proj.weight"], atol=1e-6
+    )
+    assert made.id != pretrain_spec(*data, config).id
+    wrong = config.model_copy(update={"model": config.model.model_copy(update={"overrides": {}})})
+    with pytest.raises(LstError, match=r"Set model\.overrides to"):
+        pretrain(*data, tmp_path / "wrong", wrong, warm_start=tmp_path / "text")
