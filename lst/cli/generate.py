@@ -89,11 +89,14 @@ def synthesize(
     Example: lst synthesize --model out/tts --text "Once upon a time there was a cat." --out cat.wav
     """
     from lst.cli.common import emit_json
+    from lst.errors import UsageError
     from lst.generate.session import open_session
     from lst.generate.tasks import SYNTHESIZE
     from lst.generate.tasks import synthesize as run
     from lst.generate.voice import open_vocoder, speak
 
+    if out.suffix.lower() != ".wav" or out.is_dir():
+        raise UsageError(f"--out {out}: the name of a .wav file is needed.")
     drawn = _drawing(greedy, temperature, top_p, top_k, seed)
     config = _checked(SYNTHESIZE, {**drawn, "max_tokens": max(1, round(25 * max_seconds))})
     session = open_session(model, device=device)

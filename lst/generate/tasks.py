@@ -8,7 +8,7 @@ marker of the other modality, and a warning.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from lst.generate.layout import Modality, marker
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session
 from lst.manifest import Progress
+
+if TYPE_CHECKING:
+    from lst.units import UnitTokenizer
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 
@@ -78,7 +81,7 @@ def transcribe(
     Too long: longer than the context the model was trained with. Raises LstError if the model's unit tokenizer is not
     here.
     """
-    from lst.audio import AudioError, read_audio
+    from lst.audio import AudioError, probe
 
     units_of = session.unit_tokenizer(tokenizer)
     warn_unless_trained(session, "asr", warn)
@@ -86,10 +89,14 @@ def transcribe(
     prompts: list[tuple[int, Tokens, int]] = []
     for place, path in enumerate(paths):
         try:
-            units = units_of.encode(read_audio(path))
+            seconds = probe(path).duration_s
+            # Patches of units: told from the header, so that ten hours are refused before they are decoded.
+            if session.unit_bpe is None and seconds * FRAME_RATE > session.context * session.patch_size:
+                raise _too_long(session, str(path), seconds)
+            units = _units_of_file(units_of, path)
             prompts.append((place, recognition_prompt(session, units, str(path)), len(units)))
         except (AudioError, LstError) as error:
-            results[place] = Transcript(Path(path), error=error.message)
+            results[place] = Transcript(Path(path), error=str(error))
     config = config.model_copy(update={"modality": "text"})
     made = generate(
         session, [prompt for _, prompt, _ in prompts], "text", config, batch_size=batch_size, progress=progress
@@ -108,12 +115,23 @@ def recognition_prompt(session: Session, units: NDArray[Any], name: str) -> Toke
     last = names.asr if session.task == "asr" else names.text_marker
     prompt = np.concatenate(([names.speech_marker], session.encode_units(units), [last])).astype(np.int32)
     if global_units(session, prompt) >= session.context:
-        seconds = (session.context - 3) * session.patch_size / FRAME_RATE
-        raise LstError(
-            f"{name} is {len(units) / FRAME_RATE:.1f} s long; this model reads at most {seconds:.1f} s at once.",
-            hint="Cut it into utterances first: lst ingest --segment.",
-        )
+        raise _too_long(session, name, len(units) / FRAME_RATE)
     return prompt
+
+
+def _too_long(session: Session, name: str, seconds: float) -> LstError:
+    most = (session.context - 3) * session.patch_size / FRAME_RATE
+    return LstError(
+        f"{name} is {seconds:.1f} s long; this model reads at most {most:.1f} s at once.",
+        hint="Cut it into utterances first: lst ingest --segment.",
+    )
+
+
+def _units_of_file(tokenizer: "UnitTokenizer", path: Path) -> NDArray[np.uint16]:
+    """Units `(n,)` of a recording of any length, in bounded memory. Raises AudioError."""
+    from lst.audio import stream_audio
+
+    return np.concatenate([*tokenizer.encode_stream(stream_audio(path)), np.empty(0, dtype=np.uint16)])
 
 
 def synthesize(
@@ -220,8 +238,6 @@ def read_prompt(session: Session, prompt: str, *, tokenizer: str | None = None) 
 
     Raises LstError for a sound file that is not there or cannot be read.
     """
-    from lst.audio import read_audio
-
     if not prompt.lower().endswith(AUDIO_SUFFIXES):
         return prompt
-    return session.unit_tokenizer(tokenizer).encode(read_audio(Path(prompt)))
+    return _units_of_file(session.unit_tokenizer(tokenizer), Path(prompt))

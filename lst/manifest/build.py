@@ -301,8 +301,11 @@ def _finished(partial: Path, index: int) -> dict[str, Any] | None:
     bookkeeping = partial / "progress" / f"{index:05d}.json"
     if not bookkeeping.is_file():
         return None
-    entry: dict[str, Any] = json.loads(bookkeeping.read_text(encoding="utf-8"))
-    shard = FileEntry(**entry["shard"])
+    try:
+        entry: dict[str, Any] = json.loads(bookkeeping.read_text(encoding="utf-8"))
+        shard = FileEntry(**entry["shard"])
+    except (ValueError, KeyError, TypeError):  # damaged since: the shard is made again
+        return None
     path = partial / shard.path
     if not path.is_file() or path.stat().st_size != shard.bytes or sha256_file(path) != shard.sha256:
         return None

@@ -32,12 +32,25 @@ def fsync_file(path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write `data` so that a reader, or a machine that dies midway, sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("wb") as file:
+    with written_aside(path) as temporary, temporary.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file under, durably; it then takes the place of `path`.
+
+    If writing fails the name is removed again: a full disk gets its space back.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_directory(path.parent)
 
 
@@ -78,6 +91,11 @@ def explain_os_errors(doing: str) -> Iterator[None]:
             raise LstError(
                 f"No space left on the device while {doing}.",
                 hint="Free some space and run the same command again: what is complete is kept.",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise LstError(
+                f"A file became larger than this system or its limits (ulimit -f) allow while {doing}.",
+                hint="Raise the limit, or choose another directory with --out.",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise LstError(

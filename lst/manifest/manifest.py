@@ -189,7 +189,10 @@ def load_manifest(directory: Path | str, schema: str | None = None) -> Manifest:
         raise LstError(f"{file} is damaged: not valid JSON.", hint=damaged) from error
     if not isinstance(body, dict) or not isinstance(body.get("schema"), str):
         raise LstError(f"{file} is damaged or not a manifest of lst: it names no schema.", hint=damaged)
-    name, version = parse_schema(body["schema"])
+    try:
+        name, version = parse_schema(body["schema"])
+    except LstError as error:
+        raise LstError(f"{file}: {error.message}", hint=error.hint) from error
     if version > VERSIONS[name]:
         by = body.get("tool", {}).get("lst", "a newer version")
         raise LstError(
@@ -216,9 +219,12 @@ def _from_json(path: Path, body: Mapping[str, Any]) -> Manifest:
     if missing:
         raise LstError(f"{path / MANIFEST_FILE} is damaged: it lacks {', '.join(missing)}.")
     values = {name: body[name] for name in names}
-    values["inputs"] = {role: InputEntry(**entry) for role, entry in body["inputs"].items()}
-    values["shards"] = [FileEntry(**entry) for entry in body["shards"]]
-    values["artifacts"] = {name: FileEntry(**entry) for name, entry in body["artifacts"].items()}
+    try:
+        values["inputs"] = {role: InputEntry(**entry) for role, entry in body["inputs"].items()}
+        values["shards"] = [FileEntry(**entry) for entry in body["shards"]]
+        values["artifacts"] = {name: FileEntry(**entry) for name, entry in body["artifacts"].items()}
+    except (TypeError, AttributeError) as error:
+        raise LstError(f"{path / MANIFEST_FILE} is damaged: {error}.") from error
     return Manifest(path=path, **values)
 
 

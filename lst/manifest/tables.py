@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lst.errors import LstError
-from lst.manifest.files import fsync_directory, fsync_file
+from lst.manifest.files import fsync_file, written_aside
 from lst.manifest.hashing import sha256_file
 from lst.manifest.manifest import Manifest
 from lst.manifest.schemas import arrow_schema
@@ -77,10 +77,8 @@ def write_table(path: Path, rows: "Sequence[dict[str, Any]] | pa.Table", schema:
         table = rows if expected is None else rows.select(expected.names).cast(expected)
     else:
         table = pa.Table.from_pylist(list(rows), schema=expected)
-    temporary = path.with_name(f".{path.name}.writing")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    fsync_file(temporary)
-    temporary.replace(path)
-    fsync_directory(path.parent)
+    with written_aside(path) as temporary:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        fsync_file(temporary)
     return int(table.num_rows)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from lst.data.vocabulary import Vocabulary
 from lst.errors import LstError
 from lst.manifest import Manifest, check_hash, explain_os_errors, load_manifest, write_json
+from lst.manifest.files import fsync_file, written_aside
 from lst.manifest.manifest import MANIFEST_FILE
 from lst.model.attention import Backend
 from lst.model.config import LSTConfig
@@ -64,10 +65,10 @@ def write_weights(directory: Path, model: LST, config: LSTConfig) -> list[str]:
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():  # a tied weight comes once, under its first name
         tensors[name] = parameter.detach().to("cpu").contiguous()
-    temporary = directory / f".{WEIGHTS_FILE}.writing"
     with explain_os_errors(f"writing {directory / WEIGHTS_FILE}"):
-        save_file(tensors, temporary, metadata={"format": FORMAT})
-        temporary.replace(directory / WEIGHTS_FILE)
+        with written_aside(directory / WEIGHTS_FILE) as temporary:
+            save_file(tensors, temporary, metadata={"format": FORMAT})
+            fsync_file(temporary)
         write_json(directory / CONFIG_FILE, {"format": FORMAT, "lst": config.as_json()})
     return [CONFIG_FILE, WEIGHTS_FILE]
 

@@ -8,6 +8,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -203,7 +204,9 @@ def _spool(src: Path, spool: Path, config: TokenizeTextConfig) -> int:
     pieces = 0
     batch: list[str] = []
     size = 0
+    usable = False
     for document in documents:
+        usable = usable or not document.reason
         batch.append(json.dumps(list(vars(document).values()), ensure_ascii=True) + "\n")
         size += len(batch[-1])
         # Long documents make smaller pieces: a worker holds a piece in memory.
@@ -213,8 +216,12 @@ def _spool(src: Path, spool: Path, config: TokenizeTextConfig) -> int:
     if batch:
         _piece_path(spool, pieces).write_text("".join(batch), encoding="ascii")
         pieces += 1
-    if pieces == 0:
-        raise LstError(f"{src} holds no text: every line is empty.", hint="Give files with a document a line.")
+    if not usable:
+        reasons = Counter(
+            document.reason for piece in range(pieces) for document in _read_piece(_piece_path(spool, piece))
+        )
+        found = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "every line is empty"
+        raise LstError(f"{src} holds no text that can be used: {found}.", hint="Give files with a document a line.")
     write_atomic(complete, json.dumps(pieces).encode())
     return pieces
 

@@ -57,7 +57,9 @@ class TextTokenizer:
             model = Path(path).read_bytes()
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise LstError(f"Cannot read the text tokenizer {path}: {reason}.") from error
+            raise LstError(
+                f"Cannot read the text tokenizer {path}: {reason}.", hint="Give a SentencePiece .model file."
+            ) from error
         return cls(model, name=str(path))
 
     def __reduce__(self) -> tuple[type["TextTokenizer"], tuple[bytes]]:

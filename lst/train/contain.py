@@ -11,7 +11,7 @@ import random
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOGGED_VARIABLES = re.compile(
@@ -62,17 +62,21 @@ def contained() -> Iterator[None]:
     library.addFilter(redact)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else it redirects torch's own log for good
     logging.disable(logging.WARNING)  # until `log_to_file` says where to
+    # On a full disk logging prints a traceback for every line it cannot write; what follows it says so in a sentence.
+    raising, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         with warnings.catch_warnings():
             logging.captureWarnings(True)
             yield
     finally:
         logging.captureWarnings(False)
+        logging.raiseExceptions = raising
         logging.disable(logging.NOTSET)
         for logger, handlers, filters, level, propagate in loggers:
             for handler in logger.handlers:
                 if handler not in handlers:
-                    handler.close()
+                    with suppress(OSError):  # lines that the disk had no room for
+                        handler.close()
             logger.handlers, logger.filters = handlers, filters
             logger.setLevel(level)
             logger.propagate = propagate

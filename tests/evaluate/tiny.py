@@ -1,5 +1,6 @@
 """Small random models on disk, and benchmarks for them."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,6 @@ class CountingTokenizer:
         frames = len(samples) // 640
         loud = np.abs(samples[: frames * 640]).reshape(frames, 640).mean(axis=1)
         return ((np.arange(frames) + (loud * 100).astype(int)) % 501).astype(np.uint16)
+
+    def encode_stream(self, chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        yield self.encode(np.concatenate(list(chunks)))

@@ -90,13 +90,18 @@ def test_generate(plain: Session, tmp_path: Path) -> None:
 
 
 def test_wrong_usage_names_the_option(tts: Session, tmp_path: Path) -> None:
-    base = ("--model", tts.directory, "--out", tmp_path / "x")
+    base = ("--model", tts.directory, "--out", tmp_path / "x.wav")
     wrong = run("synthesize", *base, "--text", "a", "--temperature", "0")
     assert isinstance(wrong.exception, UsageError)
     assert "--temperature" in str(wrong.exception)
     wrong = run("generate", *base, "--prompt", "a", "--modality", "song")
     assert isinstance(wrong.exception, UsageError)
     assert "--modality" in str(wrong.exception)
+    for name in ("said.mp3", "folder.wav"):
+        (tmp_path / "folder.wav").mkdir(exist_ok=True)
+        wrong = run("synthesize", "--model", tts.directory, "--text", "a", "--out", tmp_path / name)
+        assert isinstance(wrong.exception, UsageError)
+        assert name in str(wrong.exception)
     missing = run("synthesize", "--model", tmp_path / "nowhere", "--text", "a", "--out", tmp_path / "x.wav")
     assert isinstance(missing.exception, LstError)
     assert "nowhere" in str(missing.exception)

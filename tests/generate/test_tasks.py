@@ -99,6 +99,15 @@ def test_one_bad_recording_does_not_stop_the_others(asr: Session, tmp_path: Path
 
 
 @pytest.mark.usefixtures("units")
+def test_ten_hours_are_refused_before_they_are_decoded(asr: Session, tmp_path: Path) -> None:
+    from tests.audio.test_ingest import ten_hours
+
+    (result,) = transcribe(asr, [ten_hours(tmp_path / "day.wav", 2_000)], config=BRIEF)  # 2.3 GB of samples at 16 kHz
+    assert "36000.0 s long" in result.error
+    assert "lst ingest --segment" in result.error
+
+
+@pytest.mark.usefixtures("units")
 def test_a_model_that_was_not_trained_for_it_warns(plain: Session, tts: Session, asr: Session, tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.3)
     for session, was in ((plain, "only pre-trained"), (tts, "fine-tuned for tts")):

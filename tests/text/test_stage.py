@@ -110,7 +110,7 @@ def test_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(LstError, match="holds no text"):
         tokenize_text(tmp_path / "empty.txt", tmp_path / "out", SMALL)
     (tmp_path / "bad.txt").write_bytes(b"\xff\n")
-    with pytest.raises(LstError, match="no text to train"):
+    with pytest.raises(LstError, match=r"bad\.txt holds no text that can be used: 1 invalid-utf8"):
         tokenize_text(tmp_path / "bad.txt", tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValidationError, match="not both"):
