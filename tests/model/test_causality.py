@@ -12,6 +12,7 @@ from torch import Tensor
 from lst.data.batch import pack_examples
 from lst.data.patching import Example
 from lst.model import LST
+from lst.model.cache import Incremental
 from tests.model.support import MODES, VOCABULARY, aligned_example, document, make, static_example, tiny_model
 
 TOLERANCE = 1e-5
@@ -34,12 +35,18 @@ def futures(rng: np.random.Generator) -> list[np.ndarray]:
     ]
 
 
-FLEX = [("none", {"backend": "flex"}), ("static", {"backend": "flex"}), ("aligned", {"backend": "flex"})]
+BACKENDS = [(mode, {"backend": backend}) for backend in ("dense", "sdpa") for mode in MODES]
+FLEX = [  # bpe is patched like none, mixed and curriculum like static or aligned
+    pytest.param(mode, {"backend": "flex"}, marks=[] if mode in ("none", "static", "aligned") else pytest.mark.slow)
+    for mode in MODES
+]
 UNITS = {"text_local": False, "queries_per_patch": 2}
 
 
 @pytest.mark.parametrize(
-    ("mode", "changes"), [(mode, {}) for mode in MODES] + [("static", UNITS), ("aligned", UNITS), *FLEX], ids=str
+    ("mode", "changes"),
+    [(mode, {}) for mode in MODES] + [("static", UNITS), ("aligned", UNITS), *BACKENDS, *FLEX],
+    ids=str,
 )
 def test_the_past_does_not_move(mode: str, changes: dict[str, object]) -> None:
     rng = np.random.default_rng(7)
@@ -57,6 +64,21 @@ def test_the_past_does_not_move(mode: str, changes: dict[str, object]) -> None:
         for cut, found in zip(cuts, logits(model, rows), strict=True):
             moved = (found[skip : skip + cut] - whole[:cut]).abs().max()
             assert moved < TOLERANCE, f"cut {cut}: {moved}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes"), [(mode, {}) for mode in MODES] + [("static", UNITS), ("aligned", UNITS)], ids=str
+)
+def test_cached_generation_knows_no_more_than_the_prompt(mode: str, changes: dict[str, object]) -> None:
+    """A prompt cut anywhere predicts what the whole document predicts there, whose future the cache never saw."""
+    rng = np.random.default_rng(12)
+    model = tiny_model(mode, **changes)
+    tokens = document(rng, 10, -3, 7)
+    for seed in (0, 1) if mode in ("mixed", "curriculum") else (0,):
+        whole = logits(model, [[make(tokens, mode, seed=seed)]])[0]
+        prompts = [make(tokens[:cut], mode, seed=seed) for cut in range(1, len(tokens))]
+        found = Incremental(model, 1 if mode in ("none", "bpe") else 4).start(prompts)
+        assert (found - whole[:-1]).abs().max() < 1e-4
 
 
 def test_aligned_boundaries_of_the_future_do_not_show() -> None:
