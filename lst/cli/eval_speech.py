@@ -4,10 +4,7 @@ from pathlib import Path
 
 import typer
 
-OUT = typer.Option(None, help="Keep the result here: summary.json, summary.md, and what was heard.")
-FORCE = typer.Option(False, "--force", help="Replace another result at --out.")
-JSON = typer.Option(False, "--json", help="Print the summary as JSON.")
-SEED = typer.Option(0, help="Of the choice of rows and of the intervals.")
+from lst.cli.eval_common import FORCE, JSON, OUT, SEED, checked, kept_or_temporary, print_result, read_result
 
 
 def register(group: typer.Typer) -> None:
@@ -32,14 +29,13 @@ def vocoder(
     Example: lst eval vocoder outputs/units --vocoder my-vocoder --rows 50
     """
     from lst.cli.common import stage_progress
-    from lst.cli.evaluate import _config, _directory, _print, _read
     from lst.evaluate.vocoder import VocoderEvalConfig, evaluate_vocoder
     from lst.manifest import load_manifest, open_input
 
     values = {"vocoder": vocoder, "speaker": speaker, "rows": rows, "judge": judge, "language": language, "seed": seed}
-    config = _config(VocoderEvalConfig, values)
+    config = checked(VocoderEvalConfig, values)
     units = load_manifest(directory, "lst.units")
-    with stage_progress("eval-vocoder") as progress, _directory(out) as target:
+    with stage_progress("eval-vocoder") as progress, kept_or_temporary(out) as target:
         made = evaluate_vocoder(units, open_input(units, "audio"), target, config, progress=progress, force=force)
-        shown = _read(made)
-    _print(*shown, as_json)
+        shown = read_result(made)
+    print_result(*shown, as_json)

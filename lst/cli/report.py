@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    directory: Path = typer.Argument(..., metavar="DIR", help="Directory of a run, as lst run makes it."),
+    directory: Path = typer.Argument(..., metavar="DIR", help="Directory of a run, or of a result of lst eval."),
     out: Path = typer.Option(None, "--out", help="The HTML file to write; otherwise DIR/report.html."),
 ) -> None:
     """Write a run's figures, scores and sounds as one HTML file that needs no other.

@@ -5,7 +5,7 @@ The tokenizer's fingerprint travels with the units, so that a model trained on o
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from pydantic import Field
 
 from lst.config import StageConfig
 from lst.errors import LstError
+from lst.evaluate.kinds import BENCHMARKS, benchmark_named, kind_of
 from lst.evaluate.readers import Format, Source, SourceItem, read_source
 from lst.manifest import (
     Manifest,
@@ -31,16 +32,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 STAGE = "import-benchmark"
-VERSION = 1
+VERSION = 2
 ITEMS_PER_SHARD = 100
 CARD_FILE = "benchmark.json"
-"""Optional, beside the items: {"corpus", "licence", "source"}, which becomes the manifest's provenance."""
+"""Optional, beside the items: {"corpus", "licence", "source"}, the manifest's provenance, and {"kind"}."""
 
 
 class BenchmarkConfig(StageConfig):
     """How a benchmark becomes items."""
 
     format: Format | Literal["auto"] = Field("auto", description="layout of the source; auto: by what is there")
+    kind: str = Field("auto", description=f"{', '.join(BENCHMARKS)}; auto: as its card or its layout says")
     tokenizer: str | None = Field("mfcc-501", description="unit tokenizer of the model to be tested; null: text only")
     min_units: int = Field(2, ge=1, description="shortest spoken prompt or ending, in units of 40 ms")
 
@@ -96,6 +98,7 @@ class _Worker:
         return {
             "id": item.id,
             "group": item.group or item.id,
+            "category": item.category,
             "label": item.label,
             "context_text": item.context_text,
             "choices_text": list(item.choices_text),
@@ -128,11 +131,42 @@ def import_benchmark(
 ) -> Manifest:
     """Read a benchmark (`lst.evaluate.readers` says which layouts) and write it to `out` as `lst.bench/1`.
 
-    Raises LstError if the source is not understood, if no item is usable, or if more than the share `max_rejected` of
-    them is not.
+    Raises LstError if the source is not understood or is another benchmark than `config.kind`, if no item is usable,
+    or if more than the share `max_rejected` of them is not.
     """
     source = _read(Path(src), config)
     spec = _spec(source, Path(src), config)
+    return _build(source, spec, out, config, workers, progress, force=force, max_rejected=max_rejected)
+
+
+def cached_benchmark(
+    src: Path, home: Path, config: BenchmarkConfig, *, workers: int = 1, progress: Progress | None = None
+) -> Manifest:
+    """The benchmark at `src` as `lst.bench/1` in a directory of `home` that its content names: made once."""
+    source = _read(src, config)
+    if not any(item.audio_paths for item in source.items):
+        config = config.model_copy(update={"tokenizer": None})
+    spec = _spec(source, src, config)
+    home.mkdir(parents=True, exist_ok=True)
+    return _build(source, spec, home / f"{src.resolve().stem}-{spec.id[:16]}", config, workers, progress)
+
+
+def has_audio(src: Path, kind: str = "auto") -> bool:
+    """Whether the benchmark at `src` speaks. Raises LstError as `import_benchmark` does."""
+    return any(item.audio_paths for item in _read(src, BenchmarkConfig(kind=kind)).items)
+
+
+def _build(
+    source: Source,
+    spec: StageSpec,
+    out: Path,
+    config: BenchmarkConfig,
+    workers: int,
+    progress: Progress | None,
+    *,
+    force: bool = False,
+    max_rejected: float = 1.0,
+) -> Manifest:
     tasks = [
         _Task(str(source.root), tuple(source.items[start : start + ITEMS_PER_SHARD]))
         for start in range(0, len(source.items), ITEMS_PER_SHARD)
@@ -159,14 +193,48 @@ class _WithEarlier:
 
 
 def _read(src: Path, config: BenchmarkConfig) -> Source:
-    return read_source(src, config.format)
+    source = read_source(src, config.format)
+    kind = _kind(source, config)
+    if kind == "topic-storycloze" and source.format == "storycloze-csv":
+        source = with_topic_endings(source)
+    return source
+
+
+def _kind(source: Source, config: BenchmarkConfig) -> str:
+    """Which benchmark it is: as asked for, as its card says, or as its layout says."""
+    own = kind_of(source.format)
+    if config.kind == "auto":
+        found = str(_card(source).get("kind", own))
+        return found if found in BENCHMARKS else own
+    asked = benchmark_named(config.kind)
+    # lst's own layout and the story clozes' fit more than one benchmark; the others say what they are.
+    if own != "storycloze" and own != asked.name:
+        raise LstError(
+            f"{source.index[0] if source.index else source.root} is laid out as {own}, not as {asked.name}.",
+            hint=f"Run lst eval {own} on it.",
+        )
+    return asked.name
+
+
+def with_topic_endings(source: Source) -> Source:
+    """A topic story cloze from StoryCloze: the wrong ending is the right one of another story, drawn by the ids.
+
+    That is how TWIST (arXiv 2305.13009, section 4.2) made it; its draw is not published, so items differ from theirs.
+    """
+    ring = sorted(source.items, key=lambda item: sha256_json(["topic", item.id]))
+    items = []
+    for item, other in zip(ring, [*ring[1:], *ring[:1]], strict=True):
+        endings = (item.choices_text[item.label], other.choices_text[other.label])
+        items.append(replace(item, label=0, choices_text=endings))
+    order = {item.id: place for place, item in enumerate(source.items)}
+    return replace(source, items=sorted(items, key=lambda item: order[item.id]))
 
 
 def _spec(source: Source, src: Path, config: BenchmarkConfig) -> StageSpec:
     speaks = config.tokenizer is not None and any(item.audio_paths for item in source.items)
     files = {"items": sha256_json([asdict(item) for item in source.items] + [vars(item) for item in source.rejected])}
     fingerprints = {}
-    settings = config.as_json()
+    settings = config.as_json() | {"kind": _kind(source, config)}
     if speaks and config.tokenizer is not None:
         from lst.units import tokenizer_fingerprint, tokenizer_name
 
@@ -188,12 +256,18 @@ def _spec(source: Source, src: Path, config: BenchmarkConfig) -> StageSpec:
 
 
 def _provenance(source: Source, src: Path) -> dict[str, str]:
-    card = source.root / CARD_FILE
     about = {"corpus": src.stem if src.is_file() else src.resolve().name, "licence": "unknown", "source": source.format}
-    if card.is_file():
-        try:
-            body = json.loads(card.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise LstError(f"{card} is not valid JSON.", hint="Mend it or remove it.") from error
-        about |= {key: str(body[key]) for key in about if key in body}
-    return about
+    card = _card(source)
+    return about | {key: str(card[key]) for key in about if key in card}
+
+
+def _card(source: Source) -> dict[str, Any]:
+    """What `benchmark.json` says, if there is one."""
+    path = source.root / CARD_FILE
+    if not path.is_file():
+        return {}
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LstError(f"{path} is not valid JSON.", hint="Mend it or remove it.") from error
+    return body if isinstance(body, dict) else {}

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from lst.errors import LstError
-from lst.evaluate.benchmark import BenchmarkConfig, import_benchmark, import_benchmark_spec
+from lst.evaluate.benchmark import BenchmarkConfig, cached_benchmark, has_audio
 from lst.manifest import Manifest, Progress, load_manifest
 
 
@@ -12,6 +12,7 @@ def benchmark_for(
     model: Manifest,
     data: Path,
     *,
+    kind: str = "auto",
     tokenizer: str | None = None,
     text_only: bool = False,
     workers: int = 1,
@@ -20,16 +21,20 @@ def benchmark_for(
     """`data` as `lst.bench/1` with the units of `model`.
 
     A manifest is taken as it is. Files are imported once, with the model's own unit tokenizer (or `tokenizer`), into
-    the user's cache, named by their content. Raises LstError if the model's tokenizer is not on this machine.
+    the user's cache, named by their content. Raises LstError if the model's tokenizer is not on this machine, or if
+    `data` is another benchmark than `kind`.
     """
     if (data / "manifest.json").is_file():
-        return load_manifest(data, "lst.bench")
-    name = None if text_only else tokenizer or _tokenizer_of(model)
-    config = BenchmarkConfig(tokenizer=name)
-    spec = import_benchmark_spec(data, config)
-    out = cache_home() / "benchmarks" / f"{data.resolve().stem}-{spec.id[:16]}"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return import_benchmark(data, out, config, workers=workers, progress=progress)
+        made = load_manifest(data, "lst.bench")
+        found = made.config.get("kind", "storycloze")
+        if kind not in ("auto", found) and made.config.get("kind") is not None:
+            raise LstError(f"{data} holds {found}, not {kind}.", hint=f"Run lst eval {found} on it.")
+        return made
+    name = None
+    if not text_only and has_audio(data, kind):
+        name = tokenizer or tokenizer_of(model)
+    config = BenchmarkConfig(kind=kind, tokenizer=name)
+    return cached_benchmark(data, cache_home() / "benchmarks", config, workers=workers, progress=progress)
 
 
 def cache_home() -> Path:
@@ -41,7 +46,8 @@ def cache_home() -> Path:
     return (Path(cache) if cache else Path(os.path.expanduser("~")) / ".cache") / "lst"
 
 
-def _tokenizer_of(model: Manifest) -> str:
+def tokenizer_of(model: Manifest) -> str:
+    """The unit tokenizer that `model` was trained with. Raises LstError if it is not on this machine."""
     from lst.assets import find_by_fingerprint
 
     wanted = model.fingerprints.get("tokenizer", "")

@@ -19,7 +19,7 @@ from lst.constants import FRAME_RATE
 from lst.data.interleaving import SpanConfig
 from lst.data.patching import PatchingConfig
 from lst.errors import LstError
-from lst.generate.session import Session, open_session
+from lst.generate.session import Session
 from lst.manifest import Manifest, Progress, read_table
 
 if TYPE_CHECKING:
@@ -39,19 +39,12 @@ class LossesConfig(StageConfig):
 
 
 def measure_losses(
-    model: Manifest,
-    pairs: Manifest,
-    text: Manifest,
-    config: LossesConfig,
-    *,
-    progress: Progress | None = None,
-    device: str = "cpu",
+    session: Session, pairs: Manifest, text: Manifest, config: LossesConfig, *, progress: Progress | None = None
 ) -> dict[str, Any]:
     """What `summary.json` holds: per kind of document the bits, and how much speech and text they were measured on.
 
     Raises LstError if the data's tokenizers are not the model's, or if nothing is held out.
     """
-    session = open_session(model.path, device=device)
     session.check_manifest(pairs, "The data")
     for data in (pairs, text):
         _check_text_tokenizer(session, data)
@@ -76,7 +69,7 @@ def measure_losses(
         if kind in sets and key in sets[kind]:
             totals[name] = round(sets[kind][key], 4)
     return {
-        "model_id": model.id,
+        "model_id": session.loaded.manifest.id if session.loaded.manifest else "",
         "patch_size": session.patch_size,
         "sets": sets,
         "missing": [kind for kind in KINDS if kind not in sets],

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def storycloze_markdown(summary: dict[str, Any]) -> str:
+def choices_markdown(summary: dict[str, Any]) -> str:
     """One line per mode: items, the headline with its interval, and the other variants."""
     names = list(dict.fromkeys(name for body in summary["modes"].values() for name in body["variants"]))
     head = ["mode", "n", "headline", "accuracy", f"{summary['confidence']:.0%} interval", *names]
@@ -18,7 +18,69 @@ def storycloze_markdown(summary: dict[str, Any]) -> str:
         lines.append(f"Not in this benchmark: {', '.join(summary['missing_modes'])}.")
     if summary["rejected"]:
         lines.append("Rejected items: " + ", ".join(f"{n} {why}" for why, n in summary["rejected"].items()) + ".")
+    lines += [f"{mode}: {body['note']}." for mode, body in summary["modes"].items() if body.get("note")]
     return "\n".join(lines) + "\n"
+
+
+def suite_markdown(summary: dict[str, Any]) -> str:
+    """One line per benchmark and mode, then the losses, then what is missing and why."""
+    head = ["benchmark", "mode", "n", "chance", "headline", "accuracy", "interval", "pmi_mean"]
+    lines = ["# All benchmarks", "", _line(head), _line(["---"] * len(head))]
+    for name, body in summary["benchmarks"].items():
+        for mode, part in body["modes"].items():
+            pmi = part["variants"].get("pmi_mean")
+            cells = [name, mode, str(part["n"]), _percent(part["chance"]), part["headline"], _percent(part["accuracy"])]
+            cells += [f"{_percent(part['low'])} – {_percent(part['high'])}", _percent(pmi["accuracy"]) if pmi else ""]
+            lines.append(_line(cells))
+    lines += ["", "Accuracy in %, with its bootstrap interval. Every variant: summary.md and items.parquet beside."]
+    if summary.get("losses"):
+        lines += ["", losses_markdown(summary["losses"]).replace("# ", "## ").rstrip("\n")]
+    if summary["missing"]:
+        lines += ["", "## Missing", "", *(f"- {name}: {why}" for name, why in summary["missing"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def compare_markdown(found: dict[str, Any]) -> str:
+    """One line per benchmark and mode, by its headline."""
+    head = ["benchmark", "mode", "headline", "n", "A", "B", "A - B", "95% interval", "p", "p (Holm)", ""]
+    lines = ["# A against B, on the same items", "", _line(head), _line(["---"] * len(head))]
+    for row in found["rows"]:
+        if not row["is_headline"]:
+            continue
+        means = [_with_spread(row[side], row[f"{side}_seeds"]) for side in "ab"]
+        cells = [
+            row["benchmark"],
+            row["mode"],
+            row["variant"],
+            str(row["n"]),
+            *means,
+            f"{100 * row['difference']:+.1f}",
+        ]
+        cells += [
+            f"{100 * row['low']:+.1f} – {100 * row['high']:+.1f}",
+            f"{row['p_value']:.3g}",
+            f"{row['p_holm']:.3g}",
+        ]
+        lines.append(_line([*cells, row["note"]]))
+    lines += ["", "Accuracy in %. p: random sign flips over independent items; Holm: adjusted for the number of lines."]
+    if found["only"]:
+        lines.append(f"Not on both sides: {', '.join(found['only'])}.")
+    return "\n".join(lines) + "\n"
+
+
+def seeds_markdown(found: dict[str, Any]) -> str:
+    """One line per benchmark and mode: the headline's mean and standard deviation over seeds."""
+    head = ["benchmark", "mode", "headline", "items", "seeds", "mean ± std"]
+    lines = ["# Over seeds", "", _line(head), _line(["---"] * len(head))]
+    for row in found["rows"]:
+        if row["is_headline"]:
+            cells = [row["benchmark"], row["mode"], row["variant"], str(row["items"]), str(row["n"])]
+            lines.append(_line([*cells, _with_spread(row["mean"], row)]))
+    return "\n".join(lines) + "\n"
+
+
+def _with_spread(mean: float, seeds: dict[str, Any]) -> str:
+    return _percent(mean) if seeds["std"] is None else f"{_percent(mean)} ± {_percent(seeds['std'])}"
 
 
 def losses_markdown(summary: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Evaluation as stages: a model and a benchmark (or held-out data) in, `lst.eval/1` out.
 
 `lst.eval/1` holds `summary.json` (what the numbers are, with intervals and every variant), `summary.md` (the same as a
-short table), and for a benchmark `items.parquet` (one row per item and mode: sums, counts, and what it earned).
+short table), and for a benchmark `items.parquet` (one row per item and mode: sums, counts, and what it earned). Of
+`eval_all` each benchmark has a directory with these three.
 """
 
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 from pydantic import Field
 
 from lst.config import StageConfig
+from lst.evaluate.choices import Choice, bench_kind, evaluate_choices, write_items
 from lst.evaluate.losses import LossesConfig, measure_losses
-from lst.evaluate.report import losses_markdown, storycloze_markdown
-from lst.evaluate.storycloze import Choice, evaluate_storycloze, write_items
+from lst.evaluate.report import choices_markdown, losses_markdown
+from lst.generate.session import open_session
 from lst.manifest import (
     DirectoryResult,
     Manifest,
@@ -24,15 +26,15 @@ from lst.manifest import (
     write_json,
 )
 
-__all__ = ["LossesConfig", "StoryclozeConfig", "losses", "losses_spec", "storycloze", "storycloze_spec"]
+__all__ = ["ChoicesConfig", "LossesConfig", "choices", "choices_spec", "losses", "losses_spec"]
 
-VERSION = 1
+VERSION = 2
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "summary.md"
 ITEMS_FILE = "items.parquet"
 
 
-class StoryclozeConfig(StageConfig):
+class ChoicesConfig(StageConfig):
     """What is scored, and how sure the result is. Batch sizes are not here: they do not change scores."""
 
     mode: Choice = Field("all", description="s-s, t-t, s-t, t-s, or all that the benchmark has")
@@ -41,16 +43,16 @@ class StoryclozeConfig(StageConfig):
     seed: int = Field(0, ge=0, description="of the bootstrap")
 
 
-def storycloze_spec(model: Manifest, bench: Manifest, config: StoryclozeConfig) -> StageSpec:
-    """What `storycloze` would make."""
-    return _spec("eval-storycloze", {"model": model, "bench": bench}, config)
+def choices_spec(model: Manifest, bench: Manifest, config: ChoicesConfig) -> StageSpec:
+    """What `choices` would make."""
+    return eval_spec(f"eval-{bench_kind(bench).name}", {"model": model, "bench": bench}, config)
 
 
-def storycloze(
+def choices(
     model: Manifest,
     bench: Manifest,
     out: Path,
-    config: StoryclozeConfig,
+    config: ChoicesConfig,
     *,
     workers: int = 1,
     progress: Progress | None = None,
@@ -64,25 +66,17 @@ def storycloze(
     """
 
     def make(directory: Path) -> DirectoryResult:
-        result = evaluate_storycloze(
-            model,
-            bench,
-            mode=config.mode,
-            confidence=config.confidence,
-            resamples=config.resamples,
-            seed=config.seed,
-            progress=progress,
-            device=device,
-        )
+        session = open_session(model.path, device=device)
+        result = evaluate_choices(session, bench, **config.model_dump(), progress=progress)
         write_items(directory / ITEMS_FILE, result.items)
-        return write_result(directory, result.summary, storycloze_markdown(result.summary), [ITEMS_FILE])
+        return write_result(directory, result.summary, choices_markdown(result.summary), [ITEMS_FILE])
 
-    return build_directory(out, storycloze_spec(model, bench, config), make, force=force)
+    return build_directory(out, choices_spec(model, bench, config), make, force=force)
 
 
 def losses_spec(model: Manifest, pairs: Manifest, text: Manifest, config: LossesConfig) -> StageSpec:
     """What `losses` would make."""
-    return _spec("eval-losses", {"model": model, "pairs": pairs, "text": text}, config)
+    return eval_spec("eval-losses", {"model": model, "pairs": pairs, "text": text}, config)
 
 
 def losses(
@@ -100,20 +94,24 @@ def losses(
     """Held-out bits per second of speech and per text token, and write them as `lst.eval/1` to `out`."""
 
     def make(directory: Path) -> DirectoryResult:
-        summary = measure_losses(model, pairs, text, config, progress=progress, device=device)
+        session = open_session(model.path, device=device)
+        summary = measure_losses(session, pairs, text, config, progress=progress)
         return write_result(directory, summary, losses_markdown(summary), [])
 
     return build_directory(out, losses_spec(model, pairs, text, config), make, force=force)
 
 
-def _spec(stage: str, inputs: dict[str, Manifest], config: StageConfig) -> StageSpec:
+def eval_spec(
+    stage: str, inputs: dict[str, Manifest], config: StageConfig, *, more: dict[str, Any] | None = None
+) -> StageSpec:
+    """An evaluation's spec: `inputs` has the role `model`; `more` is added to the settings."""
     model = inputs["model"]
     names = ("tokenizer", "text_tokenizer", "model")
     return StageSpec(
         schema="lst.eval/1",
         stage=stage,
         version=VERSION,
-        config=config.as_json(),
+        config=config.as_json() | (more or {}),
         inputs=inputs,
         fingerprints={name: model.fingerprints[name] for name in names if name in model.fingerprints},
         provenance=merge_provenance(*(manifest.provenance for manifest in inputs.values())),

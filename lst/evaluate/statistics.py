@@ -3,6 +3,7 @@
 Everything is seeded and pure numpy: the same scores give the same interval on every machine.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from lst.errors import LstError
 
 RESAMPLES = 10_000
+
+MANY_VALUES = 64
+"""Up to so many distinct values (accuracies have two or three) resampling counts them instead of drawing items."""
+
+WIDE = 0.03
+"""Half an interval's width above which a number says too little: the paper's differences are 1 to 6 points."""
+
+FEW_ITEMS = 100
+"""Below this even a narrow interval means little: a bootstrap cannot show what it has not seen."""
+
+POWER_Z = 1.959964 + 0.841621
+"""Normal quantiles of a two-sided test at 5% that finds a real difference four times out of five."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,52 @@ class PairedTest:
     losses: int
     ties: int
     n: int
+    smallest: float
+    """The difference that so many items would show four times out of five (at 5%): smaller ones are not excluded."""
+
+    @property
+    def note(self) -> str:
+        """A warning if the items are too few to tell the two apart; empty if they are not."""
+        if self.p_value <= 0.05 or self.smallest <= 0:
+            return ""
+        needed = self.n * (self.smallest / abs(self.difference)) ** 2 if self.difference else math.inf
+        more = f"; one of {100 * abs(self.difference):.1f} needs about {needed:,.0f} items" if needed < 1e7 else ""
+        return f"not decided: {self.n} items show a difference of {100 * self.smallest:.1f} points or more{more}"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One measurement of several runs that differ in their seed: `std` is the sample's (n - 1), None for one run."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+def over_seeds(values: ArrayLike) -> Seeds:
+    """Mean and standard deviation over runs. Raises LstError for no values."""
+    sample = _checked(values)
+    return Seeds(float(sample.mean()), float(sample.std(ddof=1)) if len(sample) > 1 else None, len(sample))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979): the chance that any of those called different is not."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def size_note(low: float, high: float, n: int) -> str:
+    """A warning if the interval is wider than the differences people look for (`WIDE`); empty if it is not."""
+    half = (high - low) / 2
+    if half <= WIDE:
+        return f"only {n} independent items" if n < FEW_ITEMS else ""
+    needed = n * (half / WIDE) ** 2
+    return f"only {n} independent items: ±{100 * half:.1f} points; ±{100 * WIDE:.0f} needs about {needed:,.0f}"
 
 
 def bootstrap_interval(
@@ -104,14 +163,9 @@ def paired_test(
     delta = first - second
     interval = bootstrap_interval(delta, groups=groups, confidence=confidence, resamples=resamples, seed=seed)
     sums = delta if groups is None else _group_sums(delta, groups)[0]
-    rng = np.random.default_rng(seed + 1)
     observed = abs(sums.sum())
     # The observed labelling is one of the permutations: counting it keeps the p-value away from an impossible zero.
-    extreme = 1
-    for start in range(0, resamples, 1000):
-        count = min(1000, resamples - start)
-        flips = rng.integers(0, 2, size=(count, len(sums))) * 2 - 1
-        extreme += int((np.abs(flips @ sums) >= observed - 1e-12).sum())
+    extreme = 1 + int((np.abs(_flipped_sums(sums, resamples, seed + 1)) >= observed - 1e-12).sum())
     return PairedTest(
         difference=interval.mean,
         low=interval.low,
@@ -121,7 +175,15 @@ def paired_test(
         losses=int((delta < 0).sum()),
         ties=int((delta == 0).sum()),
         n=len(delta),
+        smallest=POWER_Z * _standard_error(delta, groups),
     )
+
+
+def _standard_error(delta: NDArray[np.float64], groups: Sequence[str] | None) -> float:
+    """Of the mean of `delta` (n,), whole groups being independent."""
+    sums, sizes = (delta, np.ones(len(delta))) if groups is None else _group_sums(delta, groups)
+    residual = sums - delta.mean() * sizes
+    return float(np.sqrt((residual**2).sum()) / sizes.sum())
 
 
 def ranking_credit(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
@@ -168,6 +230,12 @@ def _resampled_ratios(
     sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, seed: int
 ) -> NDArray[np.float64]:
     rng = np.random.default_rng(seed)
+    distinct, counts = np.unique(np.stack((sums, sizes)), axis=1, return_counts=True)
+    if len(counts) <= MANY_VALUES:
+        # How often each distinct value is drawn is multinomial: the same distribution, for the cost of a few values.
+        drawn = rng.multinomial(len(sums), counts / len(sums), size=resamples)
+        ratios: NDArray[np.float64] = (drawn @ distinct[0]) / (drawn @ distinct[1])
+        return ratios
     means = np.empty(resamples)
     # In blocks: 10,000 resamples of 10,000 items at once would be 800 MB.
     block = max(1, 2_000_000 // len(sums))
@@ -175,3 +243,18 @@ def _resampled_ratios(
         chosen = rng.integers(0, len(sums), size=(min(block, resamples - start), len(sums)))
         means[start : start + len(chosen)] = sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
     return means
+
+
+def _flipped_sums(sums: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Sums of `sums` (n,) with random signs, (resamples,)."""
+    rng = np.random.default_rng(seed)
+    sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
+    if len(counts) <= MANY_VALUES:
+        kept = rng.binomial(counts, 0.5, size=(resamples, len(counts)))
+        flipped: NDArray[np.float64] = (2 * kept - counts) @ sizes
+        return flipped
+    found = np.empty(resamples)
+    for start in range(0, resamples, 1000):
+        count = min(1000, resamples - start)
+        found[start : start + count] = (rng.integers(0, 2, size=(count, len(sums))) * 2 - 1) @ sums
+    return found

@@ -77,6 +77,7 @@ def arrow_schema(schema: str) -> "pa.Schema | None":
         "lst.bench/1": [
             ("id", pa.string()),
             ("group", pa.string()),
+            ("category", pa.string()),
             ("label", pa.int16()),
             ("context_text", pa.string()),
             ("choices_text", pa.list_(pa.string())),

@@ -82,9 +82,16 @@ KINDS: dict[str, StageKind] = {
     ),
     "eval-storycloze": StageKind(
         "lst.evaluate.stage",
-        "StoryclozeConfig",
-        "storycloze_spec",
-        "storycloze",
+        "ChoicesConfig",
+        "choices_spec",
+        "choices",
+        {"model": "pretrain", "bench": "import-benchmark"},
+    ),
+    "eval-benchmark": StageKind(
+        "lst.evaluate.stage",
+        "ChoicesConfig",
+        "choices_spec",
+        "choices",
         {"model": "pretrain", "bench": "import-benchmark"},
     ),
     "eval-losses": StageKind(

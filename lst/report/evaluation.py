@@ -27,13 +27,24 @@ def evaluation_section(run: Run) -> Html:
     for name, manifest in scores.items():
         parts.append(tag("h3", name))
         summary = read_json(manifest, SUMMARY_FILE) if SUMMARY_FILE in manifest.artifacts else {}
-        if summary.get("modes"):
-            parts += _choices(summary)
-        elif "sets" in summary:
-            parts += _losses(summary)
-        else:
-            parts.append(_totals(manifest))
+        parts += _shown(summary) or [_totals(manifest)]
     return join(parts)
+
+
+def _shown(summary: dict[str, Any]) -> list[Html]:
+    """One result, or each of `lst eval all`; empty for a kind this page has no picture of."""
+    if summary.get("modes"):
+        return _choices(summary)
+    if "sets" in summary:
+        return _losses(summary)
+    parts: list[Html] = []
+    for name, body in summary.get("benchmarks", {}).items():
+        parts += [tag("h4", name), *_choices(body)]
+    if summary.get("losses"):
+        parts += [tag("h4", "held-out losses"), *_losses(summary["losses"])]
+    for name, why in summary.get("missing", {}).items() if parts else ():
+        parts.append(note(f"Left out: {name}: {why}"))
+    return parts
 
 
 def _choices(summary: dict[str, Any]) -> list[Html]:

@@ -53,15 +53,14 @@ def write_page(run_dir: Path, out_html: Path) -> Path:
 
 def build_page(run: Run) -> str:
     """The whole page. The same run gives the same text."""
-    title = f"{run.recipe or run.path.name}: report of a run"
-    facts = _summary(run)
+    title = f"{run.recipe or run.path.name}: report of {'an evaluation' if run.is_result else 'a run'}"
     body = [
         tag("h1", title),
-        tag("p", f"{len(run.made)} stages. This file holds everything it shows, sound included.", class_="lead"),
-        tag("nav", [tag("a", name, href=f"#{key}") for key, name, _ in (("summary", "Summary", None), *_SECTIONS)]),
-        _tiles(facts),
-        tag("section", tag("h2", "Summary"), _facts(facts), id="summary"),
-        *(tag("section", tag("h2", name), _guarded(make, run), id=key) for key, name, make in _SECTIONS),
+        *(
+            [tag("section", tag("h2", "Evaluation"), _guarded(evaluation_section, run))]
+            if run.is_result
+            else _parts(run)
+        ),
         tag("footer", "Made by lst report from the manifests of the run."),
     ]
     head = [
@@ -73,6 +72,18 @@ def build_page(run: Run) -> str:
     ]
     page = tag("html", tag("head", head), tag("body", tag("main", body), tag("script", Html(SCRIPT))), lang="en")
     return f"<!doctype html>\n{page}\n"
+
+
+def _parts(run: Run) -> list[Html | None]:
+    """A run's page below its title."""
+    facts = _summary(run)
+    return [
+        tag("p", f"{len(run.made)} stages. This file holds everything it shows, sound included.", class_="lead"),
+        tag("nav", [tag("a", name, href=f"#{key}") for key, name, _ in (("summary", "Summary", None), *_SECTIONS)]),
+        _tiles(facts),
+        tag("section", tag("h2", "Summary"), _facts(facts), id="summary"),
+        *(tag("section", tag("h2", name), _guarded(make, run), id=key) for key, name, make in _SECTIONS),
+    ]
 
 
 def _policy() -> str:

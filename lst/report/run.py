@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lst.errors import LstError
-from lst.manifest import Manifest, parse_schema
+from lst.manifest import Manifest, load_manifest, parse_schema
+from lst.manifest.manifest import MANIFEST_FILE
 from lst.pipeline.run import RUN_FILE, read_runs
 from lst.pipeline.summary import stage_manifests
 
@@ -20,6 +21,11 @@ class Run:
     recipe: str
     stages: dict[str, dict[str, Any]]
     made: dict[str, Manifest]
+
+    @property
+    def is_result(self) -> bool:
+        """A result of `lst eval` by itself: there are scores, and nothing was run."""
+        return bool(self.made) and not self.stages
 
     @property
     def missing(self) -> list[str]:
@@ -41,11 +47,17 @@ class Run:
 
 
 def open_run(directory: Path) -> Run:
-    """Read the run in `directory`. Raises LstError if there is none."""
+    """Read the run in `directory`, or a result of `lst eval` by itself. Raises LstError if it is neither."""
     file = directory / RUN_FILE
+    if not file.is_file() and (directory / MANIFEST_FILE).is_file():
+        result = load_manifest(directory, "lst.eval")
+        return Run(directory, result.stage, {}, {result.stage: result})
     if not file.is_file():
         what = f"holds no {RUN_FILE}" if directory.exists() else "does not exist"
-        raise LstError(f"{directory} {what}.", hint="Give the directory of a run, made by lst run.")
+        raise LstError(
+            f"{directory} {what}.",
+            hint="Give the directory of a run, made by lst run, or of a result (lst eval).",
+        )
     try:
         body = read_runs(directory)
         stages = {str(name): dict(entry) for name, entry in body["stages"].items()}

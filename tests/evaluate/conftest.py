@@ -4,6 +4,12 @@ from lst.manifest import Manifest
 from tests.evaluate.tiny import TOKENIZER, CountingTokenizer, bench_rows, make_bench, make_model
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read from the user's cache, nor left there."""
+    monkeypatch.setenv("LST_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def counting_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every name of a unit tokenizer means `CountingTokenizer`."""

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -219,3 +220,130 @@ def test_the_shipped_benchmark() -> None:
     names = {name for item in source.items for name in item.audio_paths}
     assert sum((SHIPPED / name).stat().st_size for name in names) <= 4_000_000
     assert {path.relative_to(SHIPPED).as_posix() for path in (SHIPPED / "audio").iterdir()} == names
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    return path
+
+
+HELLASWAG = {
+    "ind": 24,
+    "activity_label": "Roof shingle removal",
+    "ctx_a": "A man is sitting on a roof.",
+    "ctx_b": "he",
+    "endings": ["is using wrap [step] it.", "is ripping tiles [title] off.", "sits.", "starts  pulling."],
+    "label": "3",
+}
+
+
+def test_hellaswag_query_is_that_of_lm_eval(tmp_path: Path) -> None:
+    test_split = HELLASWAG | {"ind": 25, "label": ""}
+    short = HELLASWAG | {"ind": 26, "endings": ["one"]}
+    source = read_source(write_rows(tmp_path / "hellaswag_val.jsonl", [HELLASWAG, test_split, short]))
+    (item,) = source.items
+    assert source.format == "hellaswag"
+    assert item.context_text == "Roof shingle removal: A man is sitting on a roof. He"
+    assert item.choices_text == ("is using wrap it.", "is ripping tiles. off.", "sits.", "starts pulling.")
+    assert (item.id, item.label) == ("24", 3)
+    assert [(bad.id, bad.reason) for bad in source.rejected] == [("25", "no-label"), ("26", "bad-row")]
+
+
+def test_piqa_takes_its_labels_from_the_file_beside_it(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"goal": "boil eggs", "sol1": "in water ", "sol2": "in air"},
+        {"goal": "g", "sol1": "a", "sol2": "b"},
+    ]
+    path = write_rows(tmp_path / "valid.jsonl", rows)
+    with pytest.raises(LstError, match="has no labels beside it"):
+        read_source(path)
+    (tmp_path / "valid-labels.lst").write_text("1\n")
+    with pytest.raises(LstError, match="1 labels for 2 lines"):
+        read_source(path)
+    (tmp_path / "valid-labels.lst").write_text("1\nx\n")
+    source = read_source(tmp_path)
+    (item,) = source.items
+    assert item.context_text == "Question: boil eggs\nAnswer:"
+    assert item.choices_text == ("in water ", "in air")
+    assert item.label == 1
+    assert [bad.reason for bad in source.rejected] == ["no-label"]
+
+
+def test_blimp_from_many_files_and_from_a_table(tmp_path: Path) -> None:
+    for name in ("island", "anaphor"):
+        rows: list[dict[str, object]] = [
+            {"sentence_good": f"{name} good {k}.", "sentence_bad": f"{name} bad {k}.", "UID": name, "pairID": str(k)}
+            for k in range(2)
+        ]
+        write_rows(tmp_path / "data" / f"{name}.jsonl", rows)
+    source = read_source(tmp_path / "data")
+    assert [(item.id, item.category) for item in source.items] == [
+        ("anaphor/0", "anaphor"),
+        ("anaphor/1", "anaphor"),
+        ("island/0", "island"),
+        ("island/1", "island"),
+    ]
+    assert all(not item.has_context and item.label == 0 for item in source.items)
+    table = tmp_path / "blimp.tsv.gz"
+    with gzip.open(table, "wt") as file:
+        file.write('uid\tpair_id\tgood\tbad\nisland\t0\t"Who" came?\tWho "came"?\n')
+    (item,) = read_source(table).items
+    assert item.choices_text == ('"Who" came?', 'Who "came"?')
+
+
+def write_gold(root: Path, header: str, rows: list[str]) -> Path:
+    root.mkdir(parents=True)
+    (root / "gold.csv").write_text("\n".join([header, *rows]) + "\n")
+    for row in rows:
+        (root / f"{row.split(',')[0]}.wav").write_bytes(b"sound")
+    return root
+
+
+def test_zerospeech_pairs_by_id_and_voice_whatever_the_order(tmp_path: Path) -> None:
+    rows = ["aa,1,A,12,brick,1", "bb,2,A,0,blick,1", "cc,1,B,12,blurb,0", "dd,1,A,12,thrick,0", "ee,1,B,12,brick,1"]
+    rows += ["ff,2,A,0,blont,0", "gg,3,A,0,lone,1", "hh,4,A,0,x,maybe"]
+    root = write_gold(tmp_path / "lexical", "filename,id,voice,frequency,word,correct", rows)
+    source = read_source(root)
+    assert source.format == "swuggy"
+    assert {item.id: item.choices_audio for item in source.items} == {
+        "1/A": ("aa.wav", "dd.wav"),
+        "1/B": ("ee.wav", "cc.wav"),
+        "2/A": ("bb.wav", "ff.wav"),
+    }
+    assert [item.group for item in source.items] == ["1", "2", "1"]
+    assert {item.category for item in source.items} == {"in vocabulary", "out of vocabulary"}
+    assert sorted(bad.reason for bad in source.rejected) == ["bad-row", "missing-file"]
+
+
+def test_zerospeech_syntactic(tmp_path: Path) -> None:
+    rows = ["aa.wav,1,A,anaphor,x,she saw herself,1", "bb.wav,1,A,anaphor,x,she saw himself,0"]
+    root = write_gold(tmp_path / "syntactic", "filename,id,voice,type,subtype,transcription,correct", rows)
+    for name in ("aa.wav", "bb.wav"):
+        (root / name).write_bytes(b"sound")
+    (item,) = read_source(root / "gold.csv").items
+    assert item.choices_text == ("she saw herself", "she saw himself")
+    assert item.category == "anaphor"
+
+
+def test_own_items_with_several_choices(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": "a", "context": "c", "choices": ["x", "y", "z"], "label": 2, "category": "k"},
+        {"id": "b", "choices": ["x", "y"], "label": 1},
+        {"id": "c", "context": "c", "choices": ["x", "y"], "label": 2},
+        {"id": "d", "context": "c", "choices": ["x"], "label": 0},
+        {"id": "e", "context": "c", "choices": ["x", " "], "label": 0},
+        {"id": "f", "context": " ", "choices": ["x", "y"], "label": 0},
+        {"id": "g", "context": "c", "choices": ["x", "y"], "choices_audio": ["x.wav"], "label": 0},
+        {"id": "a", "context": "c", "choices": ["x", "y"], "label": 0},
+    ]
+    source = read_source(write_rows(tmp_path / "items.jsonl", rows))
+    assert [(item.id, item.label, item.has_context) for item in source.items] == [("a", 2, True), ("b", 1, False)]
+    assert {bad.id: bad.reason for bad in source.rejected} == {
+        "c": "bad-row",
+        "d": "bad-row",
+        "e": "empty-ending",
+        "f": "empty-context",
+        "g": "bad-row",
+        "a": "duplicate-id",
+    }

@@ -7,17 +7,10 @@ import torch
 
 from lst.data.batch import pack_examples
 from lst.errors import LstError
-from lst.evaluate.scoring import (
-    MODES,
-    Continuation,
-    ItemScores,
-    Mode,
-    credits,
-    headline,
-    modalities,
-    score_continuations,
-    score_items,
-)
+from lst.evaluate.items import ItemScores, credits, score_items
+from lst.evaluate.kinds import BENCHMARKS
+from lst.evaluate.scoring import MODES, Continuation, Mode, modalities, score_continuations
+from lst.evaluate.store import ScoreStore
 from lst.generate.layout import prompt_and_continuation, static_example
 from lst.generate.session import Session, open_session
 from lst.manifest import Manifest, iter_rows
@@ -61,6 +54,10 @@ def test_scores_equal_a_plain_forward(session: Session) -> None:
     for item, score in zip(items, score_continuations(session, items), strict=True):
         assert score.logp == pytest.approx(naive_logp(session, item), abs=1e-4)
         assert score.tokens == len(item.ending)
+        assert score.prompt_tokens == len(item.prompt)
+        alone = Continuation((), item.prompt_modality, item.prompt, item.prompt_modality)
+        assert score.prompt_logp == pytest.approx(naive_logp(session, alone) if item.prompt else 0.0, abs=1e-4)
+        assert score.patches <= score.all_patches <= score.patches + score.prompt_tokens
         assert 1 <= score.patches <= score.tokens
         assert score.dropped == 0
 
@@ -79,6 +76,59 @@ def test_equal_continuations_are_scored_once(session: Session) -> None:
     totals = []
     score_continuations(session, items * 3, progress=lambda done, total, unit: totals.append(total))
     assert totals[-1] == len(set(items))
+
+
+def test_a_store_gives_the_same_scores_and_nothing_is_computed_twice(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lst.evaluate.scoring as scoring
+
+    items = continuations(session, 3)
+    plain = score_continuations(session, items, batch_tokens=100)
+    with ScoreStore(tmp_path / "scores.sqlite") as store:
+        assert score_continuations(session, items, batch_tokens=100, store=store) == plain
+        batches = len(store)
+        assert batches > 3
+    monkeypatch.setattr(scoring, "_score_batch", lambda *_: pytest.fail("computed again"))
+    with ScoreStore(tmp_path / "scores.sqlite") as store:
+        assert score_continuations(session, items[::-1], batch_tokens=100, store=store) == plain[::-1]
+        assert len(store) == batches
+
+
+def test_a_killed_run_goes_on_from_its_last_batch(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lst.evaluate.scoring as scoring
+
+    items = continuations(session, 3)
+    plain = score_continuations(session, items, batch_tokens=100)
+    compute = scoring._score_batch
+    left = [2]
+
+    def dies(*arguments: object) -> object:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return compute(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "_score_batch", dies)
+    with ScoreStore(tmp_path / "s.sqlite") as store, pytest.raises(KeyboardInterrupt):
+        score_continuations(session, items, batch_tokens=100, store=store)
+    made = []
+    monkeypatch.setattr(scoring, "_score_batch", lambda *args: made.append(1) or compute(*args))
+    with ScoreStore(tmp_path / "s.sqlite") as store:
+        assert score_continuations(session, items, batch_tokens=100, store=store) == plain
+        assert len(made) == len(store) - 2
+
+
+def test_a_damaged_store_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    path.write_bytes(b"this is no database, whatever its name says " * 100)
+    with ScoreStore(path) as store:
+        assert store.get("key") is None
+        store.put("key", [[1.5, 2]])
+    with ScoreStore(path) as store:
+        assert store.get("key") == [[1.5, 2]]
 
 
 def test_probabilities_of_all_endings_add_up_to_one(session: Session) -> None:
@@ -122,7 +172,11 @@ def test_items_in_all_modes(session: Session, bench: Manifest) -> None:
         assert item.units.tolist() == (lengths if spoken else [0, 0])
         assert item.characters.tolist() == ([0, 0] if spoken else lengths)
         table = item.variants()
-        assert headline(item.mode) in table
+        assert all(kind.headline(item.mode) in table for kind in BENCHMARKS.values())
+        same = item.mode in ("s-s", "t-t")
+        assert ("whole_unit" in table, "whole_char" in table) == (spoken and same, not spoken and same)
+        assert table["whole_token"] * item.whole_tokens == pytest.approx(item.whole)
+        assert "whole_patch" in table
         assert np.allclose(table["pmi"], item.conditional - item.unconditional)
         if spoken:
             assert np.allclose(table["mean_unit"], table["mean_token"])
@@ -157,10 +211,9 @@ def test_missing_modalities_leave_items_out(session: Session) -> None:
 
 
 def item_scores(label: int, conditional: list[float], unconditional: list[float], tokens: list[int]) -> ItemScores:
-    counts = np.array(tokens)
-    return ItemScores(
-        "x", "g", "s-s", label, np.array(conditional), np.array(unconditional), counts, counts, 0 * counts, counts, 0
-    )
+    n, none, given = np.array(tokens), 0 * np.array(tokens), np.array(conditional)
+    alone = np.array(unconditional)
+    return ItemScores("x", "g", "", "s-s", label, given, alone, given, n, n, none, n, n, n, none, n, 0)
 
 
 def test_variants_can_disagree_and_ties_are_half() -> None:
@@ -175,11 +228,11 @@ def test_variants_can_disagree_and_ties_are_half() -> None:
 
 
 def test_units_of_another_tokenizer_are_refused(tmp_path: Path, model: Manifest) -> None:
-    from lst.evaluate.storycloze import evaluate_storycloze
+    from lst.evaluate.choices import evaluate_choices
 
     other = make_bench(tmp_path / "other", bench_rows(2), tokenizer="e" * 64)
     with pytest.raises(LstError, match=r"eeeeeeeeeeee.*tttttttttttt.*Make the units again"):
-        evaluate_storycloze(model, other)
+        evaluate_choices(open_session(model.path), other)
 
 
 def test_a_model_over_unit_bpe_counts_units_behind_its_pieces(tmp_path: Path) -> None:

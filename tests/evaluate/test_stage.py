@@ -7,7 +7,7 @@ import pytest
 
 from lst.errors import LstError
 from lst.evaluate.benchmark import BenchmarkConfig, import_benchmark, import_benchmark_spec
-from lst.evaluate.stage import LossesConfig, StoryclozeConfig, losses, losses_spec, storycloze, storycloze_spec
+from lst.evaluate.stage import ChoicesConfig, LossesConfig, choices, choices_spec, losses, losses_spec
 from lst.manifest import Manifest, iter_rows
 from lst.manifest.inspect import verify_manifest
 from tests.data.synthetic import make_pairs
@@ -84,8 +84,8 @@ def test_text_only_needs_no_tokenizer(tmp_path: Path) -> None:
 
 
 def test_storycloze_stage(tmp_path: Path, model: Manifest, bench: Manifest) -> None:
-    result = storycloze(model, bench, tmp_path / "eval", StoryclozeConfig(resamples=200))
-    assert result.id == storycloze_spec(model, bench, StoryclozeConfig(resamples=200)).id
+    result = choices(model, bench, tmp_path / "eval", ChoicesConfig(resamples=200))
+    assert result.id == choices_spec(model, bench, ChoicesConfig(resamples=200)).id
     assert not verify_manifest(result.path)
     summary = json.loads(result.file("summary.json").read_text())
     assert list(summary["modes"]) == ["s-s", "t-t", "s-t", "t-s"]
@@ -107,9 +107,9 @@ def test_storycloze_stage(tmp_path: Path, model: Manifest, bench: Manifest) -> N
 
 
 def test_storycloze_is_the_same_twice(tmp_path: Path, model: Manifest, bench: Manifest) -> None:
-    config = StoryclozeConfig(mode="s-t", resamples=200)
-    one = storycloze(model, bench, tmp_path / "one", config)
-    other = storycloze(model, bench, tmp_path / "other", config)
+    config = ChoicesConfig(mode="s-t", resamples=200)
+    one = choices(model, bench, tmp_path / "one", config)
+    other = choices(model, bench, tmp_path / "other", config)
     for name in ("summary.json", "items.parquet", "summary.md"):
         assert one.file(name).read_bytes() == other.file(name).read_bytes()
 
@@ -120,11 +120,11 @@ def test_a_mode_the_benchmark_lacks(tmp_path: Path, model: Manifest) -> None:
         row |= {"context_units": [], "choices_units": []}
     text = make_bench(tmp_path / "text", rows)
     with pytest.raises(LstError, match=r"No item of .* mode s-s"):
-        storycloze(model, text, tmp_path / "eval", StoryclozeConfig(mode="s-s"))
-    summary = json.loads(storycloze(model, text, tmp_path / "all", StoryclozeConfig()).file("summary.json").read_text())
+        choices(model, text, tmp_path / "eval", ChoicesConfig(mode="s-s"))
+    summary = json.loads(choices(model, text, tmp_path / "all", ChoicesConfig()).file("summary.json").read_text())
     assert list(summary["modes"]) == ["t-t"]
     assert summary["missing_modes"] == ["s-s", "s-t", "t-s"]
-    assert "wide" in summary["modes"]["t-t"]["note"]
+    assert "only 2 independent items" in summary["modes"]["t-t"]["note"]
 
 
 @pytest.mark.parametrize("mode", ["static", "none", "bpe"])

@@ -21,7 +21,7 @@ from lst.report.html import Html
 from lst.report.listening import MAX_CLIPS
 from lst.report.run import open_run
 from lst.report.utterance import choose
-from tests.report.synthetic import drop, make_eval, make_samples, record, tone
+from tests.report.synthetic import CLOZE, LOSSES, drop, make_eval, make_samples, record, tone
 
 VOID = {"br", "meta"}
 
@@ -239,7 +239,7 @@ def test_the_utterance_is_held_out_if_one_is(run: Path) -> None:
 def test_the_command(run: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     lst.cli.report.register(app)
-    result = CliRunner().invoke(app, [str(run), "--out", str(tmp_path / "x.html")])
+    result = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "x.html")])
     assert result.exit_code == 0, result.output
     assert result.output.strip() == str(tmp_path / "x.html")
     assert (tmp_path / "x.html").read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -274,3 +274,14 @@ def test_a_section_that_fails_says_so(run: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("lst.report.page._SECTIONS", (("listen", "Listen", fail),))
     assert notes(run, tmp_path) == ["This part could not be made. KeyError: &#x27;x&#x27;"]
+
+
+def test_a_result_of_eval_all_has_a_page_of_its_own(run: Path, tmp_path: Path) -> None:
+    model = load_manifest(run / "pretrain")
+    summary = {"benchmarks": {"storycloze": CLOZE, "more": CLOZE}, "losses": LOSSES, "missing": {"piqa": "no <file>."}}
+    result = make_eval(tmp_path / "all", "eval-all", model, summary | {"totals": {}})
+    page = report(result.path, tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 2
+    assert "Left out: piqa: no &lt;file&gt;." in page
+    assert "bits per second of speech" in page
+    assert 'id="training"' not in page

@@ -85,7 +85,9 @@ def detect(path: Path) -> Format:
         return "slamkit"
     lines = sorted(entry for entry in names if entry.name.endswith((".jsonl", ".jsonl.gz")))
     if lines:
-        return _json_format(lines[0])
+        found = {_json_format(line) for line in lines}
+        # BLiMP comes in 67 files; of any other benchmark two files are two benchmarks.
+        return "blimp" if found == {"blimp"} else _json_format(_only_file(path, (".jsonl", ".jsonl.gz")))
     if any(entry.suffix == ".csv" for entry in names):
         return "storycloze-csv"
     below = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
@@ -137,7 +139,7 @@ def _problem(item: SourceItem, ids: set[str], root: Path) -> Rejection | None:
         return Rejection(item.id, "mixed-endings", "one ending is text only and the other audio only")
     if item.choices_text and not all(text.strip() for text in item.choices_text):
         return Rejection(item.id, "empty-ending", "an ending without text")
-    if item.has_context and not item.context_text and not item.context_audio:
+    if item.has_context and not item.context_text.strip() and not item.context_audio:
         return Rejection(item.id, "empty-context", "")
     for name in item.audio_paths:
         try:

@@ -1,0 +1,60 @@
+"""`lst eval losses`."""
+
+from pathlib import Path
+
+import typer
+
+from lst.cli.eval_common import (
+    DEVICE,
+    FORCE,
+    JSON,
+    MODEL,
+    OUT,
+    SEED,
+    checked,
+    kept_or_temporary,
+    print_result,
+    read_result,
+)
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands."""
+    group.command("losses")(losses)
+
+
+def losses(
+    model: Path = MODEL,
+    data: Path = typer.Option(..., help="Pairs (made by lst interleave)."),
+    text: Path | None = typer.Option(None, help="Tokenized text (default: what the pairs were made with)."),
+    out: Path | None = OUT,
+    seed: int = SEED,
+    device: str = DEVICE,
+    force: bool = FORCE,
+    as_json: bool = JSON,
+) -> None:
+    """Held-out bits per second of speech and per text token.
+
+    Example: lst eval losses --model out/model --data out/pairs --text out/text
+    """
+    from lst.cli.common import stage_progress
+    from lst.evaluate.stage import LossesConfig
+    from lst.evaluate.stage import losses as run
+    from lst.manifest import load_manifest, open_input
+
+    config = checked(LossesConfig, {"seed": seed})
+    pairs = load_manifest(data, "lst.pairs")
+    documents = load_manifest(text, "lst.text") if text is not None else open_input(pairs, "text")
+    with stage_progress("losses") as progress, kept_or_temporary(out) as target:
+        result = run(
+            load_manifest(model, "lst.model"),
+            pairs,
+            documents,
+            target,
+            config,
+            progress=progress,
+            force=force,
+            device=device,
+        )
+        shown = read_result(result)
+    print_result(*shown, as_json)
