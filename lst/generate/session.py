@@ -138,14 +138,16 @@ class Session:
 
 
 def open_session(directory: Path | str, *, device: str = "cpu") -> Session:
-    """Load the model in `directory` with its text tokenizer (and unit BPE, if it has one).
+    """Load the model in `directory` with its text tokenizer (and unit BPE, if it has one), for inference only.
 
     Raises LstError if the directory holds no complete model.
     """
     from lst.model.checkpoint import load_model
+    from lst.model.linear import pack
     from lst.text.tokenizer import TextTokenizer
 
     loaded = load_model(directory, device)
+    pack(loaded.model)
     text = TextTokenizer.from_file(loaded.tokenizer_path)
     if text.vocab_size != loaded.config.text_size:
         raise LstError(

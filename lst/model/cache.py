@@ -10,7 +10,6 @@ Cost per unit: the local modules once, a `patch_size`-th of a global step, and a
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,13 +18,11 @@ from torch import Tensor
 
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.patching import Example
-from lst.model.attention import Attend, SegmentAttention
-from lst.model.blocks import Rotation, rotation
+from lst.model.attention import Attend
 from lst.model.config import TransformerConfig
 from lst.model.kv import KeyValues
-from lst.model.local import DecoderLayer, PatchDecoder
 from lst.model.lst import LST, Activations, Prepared
-from lst.model.masks import MemberMask
+from lst.model.step import Turn, one_patch, token_decoder_layers, token_layers, turn_table
 
 Rows = NDArray[np.int64]
 
@@ -52,9 +49,12 @@ class Incremental:
         """Units of each document in its open patch."""
         self.pending = torch.zeros(0)
         """(B, at least the patch size, d): the encoder states of those units."""
-        self.tables: dict[tuple[int, float], Rotation] = {}
+        self.tables: dict[tuple[int, float], Turn] = {}
         self.global_steps = 0
         """Positions the global transformer has computed since `start`, prompts included, over all documents."""
+        self.global_layers = token_layers(model.global_transformer)
+        self.encoder_layers = token_layers(model.encoder) if model.encoder is not None else []
+        self.decoder_layers = token_decoder_layers(model.decoder) if model.decoder is not None else []
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Example]) -> Tensor:
@@ -85,11 +85,11 @@ class Incremental:
         ids = np.asarray(tokens, dtype=np.int64)
         unit = ids >= self.model.unit_offset
         everyone = np.arange(len(ids))
-        device_ids = torch.from_numpy(ids)[:, None].to(self.device)
+        device_ids = torch.from_numpy(ids).to(self.device)
         if self.model.encoder is None:
             states = self._global(self.model.embed(device_ids), everyone)
             self.positions += 1
-            return self.model.head(states[:, 0]).float()  # type: ignore[no-any-return]
+            return self.model.head(states).float()  # type: ignore[no-any-return]
 
         ended = everyone[(self.open > 0) & (~unit | (self.open >= self.patch_size))]
         if len(ended):  # this token begins another patch, so the open one is complete, however short
@@ -99,18 +99,19 @@ class Incremental:
         if hidden is not None:
             self._append(hidden, local)
         straight = everyone[:0] if self.model.text_embedding is None else everyone[~unit]
-        logits = torch.empty(len(ids), self.config.vocabulary.size, device=self.device)
+        text_logits = None
         if len(straight) and self.model.text_embedding is not None and self.model.text_head is not None:
-            embedded = self.model.text_embedding(_take(device_ids, straight))
-            outputs = self._global(embedded, straight)
-            logits[straight] = self.model.text_head(outputs[:, 0]).float()
+            outputs = self._global(self.model.text_embedding(_take(device_ids, straight)), straight)
+            text_logits = self.model.text_head(outputs).float()
         full = local[(self.open[local] >= self.patch_size) | ~unit[local]]
         if len(full):
             self._close(full)
-        if hidden is not None:
-            states = self._decode(hidden, local)
-            logits[local] = self.model.head(states[:, 0]).float()
+        unit_logits = self.model.head(self._decode(hidden, local)).float() if hidden is not None else None
         self.positions += 1
+        if text_logits is None or unit_logits is None:
+            return unit_logits if text_logits is None else text_logits  # type: ignore[return-value]
+        logits = torch.empty(len(ids), self.config.vocabulary.size, device=self.device)
+        logits[straight], logits[local] = text_logits, unit_logits
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -126,58 +127,53 @@ class Incremental:
     # One token
 
     def _encode(self, ids: Tensor, rows: Rows) -> Tensor:
-        """Encoder states (R, 1, d) of the new tokens of `rows`."""
-        encoder = self.model.encoder
+        """Encoder states (R, d) of the new tokens of `rows`."""
+        encoder = self.config.encoder
         assert encoder is not None
-        turn = self._turn(self.positions[rows], encoder.config)
+        turn = self._turn(self.positions[rows], encoder)
         step = self.caches["encoder"].adding(rows)
         x = self.model.embed(_take(ids, rows))
-        for number, layer in enumerate(encoder.layers):
-            x = layer(x, turn, step.layer(number))
+        for number, layer in enumerate(self.encoder_layers):
+            x = layer(x, turn, step, number)
         return x
 
     def _append(self, hidden: Tensor, rows: Rows) -> None:
-        self.pending[_index(rows, self.device), _index(self.open[rows], self.device)] = hidden[:, 0]
+        if len(rows) == len(self.open) == 1:
+            self.pending[0, int(self.open[0])] = hidden[0]
+        else:
+            self.pending[_index(rows, self.device), _index(self.open[rows], self.device)] = hidden
         self.open[rows] += 1
 
     def _close(self, rows: Rows) -> None:
         """Makes patches of the open tokens of `rows` and sends them through the global transformer."""
-        encoder, decoder = self.model.encoder, self.model.decoder
-        assert encoder is not None
-        assert decoder is not None
+        assert self.model.encoder is not None
         sizes = self.open[rows]
-        hidden = _take(self.pending, rows)[:, : int(sizes.max())]
-        inside = torch.arange(hidden.shape[1])[None, :] < torch.from_numpy(sizes)[:, None]
-        mask = MemberMask(
-            torch.zeros_like(inside, dtype=torch.int64).to(self.device),
-            inside.long().to(self.device),
-            1,
-            self.config.queries_per_patch,
-        )
-        attend = SegmentAttention(mask)
-        patches = encoder.patches(hidden, attend.segments, attend)
-        self._global(patches, rows)
+        most = int(sizes.max())
+        inside = None
+        if int(sizes.min()) < most:
+            inside = torch.from_numpy(np.arange(most) < sizes[:, None]).to(self.device)
+        self._global(one_patch(self.model.encoder, _take(self.pending, rows)[:, :most], inside), rows)
         self.open[rows] = 0
 
     def _global(self, x: Tensor, rows: Rows) -> Tensor:
-        """The global transformer on one new patch (R, 1, d_global) of each of `rows`; keeps what the decoder needs."""
+        """The global transformer on one new patch (R, d_global) of each of `rows`; keeps what the decoder needs."""
         stack, cache = self.model.global_transformer, self.caches["global"]
         places = cache.counts[rows]
         turn = self._turn(places, stack.config)
         step = cache.adding(rows)
-        for number, layer in enumerate(stack.layers):
-            x = layer(x, turn, step.layer(number))
+        for number, layer in enumerate(self.global_layers):
+            x = layer(x, turn, step, number)
         outputs: Tensor = stack.norm(x)
         self.global_steps += len(rows)
-        if self.model.decoder is not None:
-            key_turn = self._turn(places, self.model.decoder.config) if self.config.cross_rope else None
+        if self.config.decoder is not None:
+            key_turn = self._turn(places, self.config.decoder) if self.config.cross_rope else None
             step = self.caches["prefix"].adding(rows)
-            for number, decoder_layer in enumerate(_layers(self.model.decoder)):
-                step.write(number, *decoder_layer.cross.project_source(outputs, key_turn))
+            for number, decoder_layer in enumerate(self.decoder_layers):
+                decoder_layer.remember(outputs, key_turn, step, number)
         return outputs
 
     def _decode(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """Decoder states (R, 1, d), normed, from the encoder's."""
+        """Decoder states (R, d), normed, from the encoder's."""
         decoder, prefix = self.model.decoder, self.caches["prefix"]
         assert decoder is not None
         turn = self._turn(self.positions[rows], decoder.config)
@@ -185,24 +181,20 @@ class Incremental:
         query_turn = self._turn(latest, decoder.config) if self.config.cross_rope else None
         seen, step = prefix.reading(rows), self.caches["decoder"].adding(rows)
         x = decoder.input(hidden)
-        for number, layer in enumerate(_layers(decoder)):
-            query = layer.cross.project_query(layer.cross_norm(x), query_turn)
-            x = x + layer.cross.merge(seen.read(number, query))
-            x = x + layer.attention(layer.attention_norm(x), turn, step.layer(number))
-            x = x + layer.ffn(layer.ffn_norm(x))
+        for number, layer in enumerate(self.decoder_layers):
+            x = layer(layer.look(x, query_turn, seen, number), turn, step, number)
         return decoder.norm(x)  # type: ignore[no-any-return]
 
-    def _turn(self, positions: Rows, config: TransformerConfig) -> Rotation:
+    def _turn(self, positions: Rows, config: TransformerConfig) -> Turn:
         """Rotations at `positions` (R,), looked up in a table that grows as documents do."""
         key, most = (config.head_dim, config.rope_theta), int(positions.max())
         table = self.tables.get(key)
-        if table is None or table[0].shape[1] <= most:
-            room = 2 * max(most, TABLE)
-            table = self.tables[key] = rotation(torch.arange(room, device=self.device)[None], *key)
-        if len(positions) == 1:
-            return table[0][:, most : most + 1], table[1][:, most : most + 1]
+        if table is None or len(table[0]) <= most:
+            table = self.tables[key] = turn_table(2 * max(most, TABLE), *key, self.device)
+        if int(positions.min()) == most:
+            return table[0][most : most + 1], table[1][most : most + 1]
         index = _index(positions, self.device)
-        return table[0][0, index, None], table[1][0, index, None]
+        return table[0][index], table[1][index]
 
     # Prompts
 
@@ -269,10 +261,6 @@ class _Recorder:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.states.append((key, value))
         return self.attend(query, key, value)
-
-
-def _layers(decoder: PatchDecoder) -> list[DecoderLayer]:
-    return cast(list[DecoderLayer], list(decoder.layers))
 
 
 def _index(values: Rows, device: torch.device) -> Tensor:

@@ -1,12 +1,11 @@
 """Keys and values of past tokens, for attention one token at a time."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-
-from lst.model.attention import Attend
 
 Rows = NDArray[np.int64]
 
@@ -17,15 +16,18 @@ GROWTH = 256
 class KeyValues:
     """Keys and values of a stack of layers, for B documents that grow at their own pace.
 
-    With a window W, W places are used in a ring: token n lies in place n mod W, and overwrites the one that has just
-    left the window. Rotary positions are already in the keys, so the order of places does not matter. Without a window
-    the places grow. `counts` (B,): tokens seen so far, kept on the host.
+    `keys`, `values`: per layer (B * G, N, D), N places. With a window W, W places are used in a ring: token n lies in
+    place n mod W, and overwrites the one that has just left the window. Rotary positions are already in the keys, so
+    the order of places does not matter. Without a window the places grow. `counts` (B,): tokens seen so far, kept on
+    the host.
     """
 
     def __init__(self, keys: list[Tensor], values: list[Tensor], counts: Rows, window: int | None) -> None:
         self.keys, self.values = keys, values
         self.counts = counts
         self.window = window
+        self.groups = len(keys[0]) // len(counts)
+        self.nothing = keys[0].new_zeros(())
 
     @staticmethod
     def filled(layers: list[tuple[Tensor, Tensor]], counts: Rows, window: int | None) -> "KeyValues":
@@ -44,8 +46,8 @@ class KeyValues:
         def arrange(states: Tensor) -> Tensor:
             batch, groups, _, width = states.shape
             if length == 0:
-                return states.new_zeros(batch, groups, room, width)
-            return states.gather(2, taken[:, None, :, None].expand(-1, groups, -1, width))
+                return states.new_zeros(batch * groups, room, width)
+            return states.gather(2, taken[:, None, :, None].expand(-1, groups, -1, width)).flatten(0, 1)
 
         return KeyValues([arrange(k) for k, _ in layers], [arrange(v) for _, v in layers], counts.copy(), window)
 
@@ -62,20 +64,23 @@ class KeyValues:
 
     def keep(self, rows: Rows) -> None:
         """Goes on with these documents only, in this order."""
-        index = torch.from_numpy(rows).to(self.keys[0].device)
+        index = self.index(rows)
         self.keys = [states[index] for states in self.keys]
         self.values = [states[index] for states in self.values]
         self.counts = self.counts[rows]
 
+    def index(self, rows: Rows) -> Tensor:
+        """Where the groups of `rows` (R,) lie in `keys` and `values`: (R * G,)."""
+        return torch.from_numpy((rows[:, None] * self.groups + np.arange(self.groups)).ravel()).to(self.nothing.device)
+
     def _grow(self, room: int) -> None:
-        have = self.keys[0].shape[2]
+        have = self.keys[0].shape[1]
         if room <= have:
             return
         more = max(GROWTH, have // 2, room - have)
         for states in (self.keys, self.values):
             for layer, old in enumerate(states):
-                batch, groups, _, width = old.shape
-                states[layer] = torch.cat([old, old.new_zeros(batch, groups, more, width)], dim=2)
+                states[layer] = torch.cat([old, old.new_zeros(len(old), more, old.shape[2])], dim=1)
 
 
 class Step:
@@ -86,50 +91,41 @@ class Step:
         counts = cache.counts[rows]
         if cache.window is not None:
             counts = np.minimum(counts, cache.window)
-        device = cache.keys[0].device
         everyone = len(rows) == len(cache.counts) and bool((rows == np.arange(len(rows))).all())
-        self.rows = None if everyone else torch.from_numpy(rows).to(device)
+        self.rows = None if everyone else cache.index(rows)
         self.most, least = int(counts.max()), int(counts.min())
-        self.visible: Tensor | None = None
-        if least < self.most:
-            visible = (np.arange(self.most) < counts[:, None]) | (counts == 0)[:, None]
-            self.visible = torch.from_numpy(visible)[:, None, None].to(device)
+        self.bias, self.biased = cache.nothing, 0
+        if least < self.most:  # what a row does not see gets -inf, (R * G, 1, N)
+            hidden = (np.arange(self.most) >= counts[:, None]) & (counts > 0)[:, None]
+            bias = torch.zeros(hidden.shape).masked_fill_(torch.from_numpy(hidden), -torch.inf)
+            self.bias, self.biased = bias.to(cache.nothing).repeat_interleave(cache.groups, 0)[:, None], 1
         # A row that sees nothing would be 0/0: it sees everything above, and its output is taken away.
-        self.keep = torch.from_numpy(counts > 0)[:, None, None, None].to(device) if least == 0 else None
-        self.place: int | tuple[Tensor, Tensor] | None = None
+        self.keep = torch.from_numpy(counts > 0)[:, None].to(cache.nothing) if least == 0 else None
+        self.place: tuple[Any, ...] = ()
+        """Where the new token goes, as an index of `keys` and `values`."""
         if places is not None:
-            same = everyone and bool((places == places[0]).all())
-            index = torch.from_numpy(rows).to(device), torch.from_numpy(places).to(device)
-            self.place = int(places[0]) if same else index
-
-    def layer(self, number: int) -> Attend:
-        """Attention of layer `number`: adds the new key and value, then reads."""
-
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            self.write(number, key, value)
-            return self.read(number, query)
-
-        return attend
+            if everyone and (places == places[0]).all():
+                self.place = slice(None), int(places[0])
+            else:
+                each = torch.from_numpy(np.repeat(places, cache.groups)).to(cache.nothing.device)
+                self.place = cache.index(rows), each
 
     def write(self, number: int, key: Tensor, value: Tensor) -> None:
-        """Puts `key` and `value` (R, G, 1, D) in the new token's place."""
-        keys, values = self.cache.keys[number], self.cache.values[number]
-        if isinstance(self.place, int):
-            keys[:, :, self.place] = key[:, :, 0]
-            values[:, :, self.place] = value[:, :, 0]
-        elif self.place is not None:
-            rows, places = self.place
-            keys[rows, :, places] = key[:, :, 0]
-            values[rows, :, places] = value[:, :, 0]
+        """Puts `key` and `value` (R, G, D) of layer `number` in the new token's place."""
+        self.cache.keys[number][self.place] = key.flatten(0, 1)
+        self.cache.values[number][self.place] = value.flatten(0, 1)
 
     def read(self, number: int, query: Tensor) -> Tensor:
-        """Attention of `query` (R, H, 1, D) to what is kept, (R, H, 1, D); 0 where that is nothing."""
+        """Attention of `query` (R, H, D) to what layer `number` keeps, (R, H * D); 0 where that is nothing."""
+        rows, heads, width = query.shape
         if self.most == 0:
-            return torch.zeros_like(query)
-        keys, values = self.cache.keys[number][:, :, : self.most], self.cache.values[number][:, :, : self.most]
+            return query.new_zeros(rows, heads * width)
+        keys, values = self.cache.keys[number][:, : self.most], self.cache.values[number][:, : self.most]
         if self.rows is not None:
             keys, values = keys[self.rows], values[self.rows]
         # Query heads that share a key head stand as several queries of it: nothing is repeated.
-        grouped = query.reshape(query.shape[0], keys.shape[1], -1, query.shape[-1])
-        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.visible).view_as(query)
-        return out if self.keep is None else out * self.keep.to(out.dtype)
+        grouped = query.reshape(rows * self.cache.groups, -1, width)
+        scores = torch.baddbmm(self.bias, grouped, keys.mT, beta=self.biased, alpha=width**-0.5)
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
+        out = torch.bmm(weights, values).view(rows, heads * width)
+        return out if self.keep is None else out * self.keep

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lst.model.linear import outer, product
+from lst.model.linear import Linear, outer, product
 
 CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits made at once: 8 MiB on a CPU (they stay near its caches), 512 MiB on a GPU."""
@@ -41,51 +41,60 @@ class _HeadLoss(torch.autograd.Function):
     """(states (N, d), weight (V, d), targets (N,)) -> (sum of losses, each loss (N,) float32)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, want_gradient: bool
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         dtype = states.dtype
         if torch.is_autocast_enabled(states.device.type):
             dtype = torch.get_autocast_dtype(states.device.type)
         matrix = weight.to(dtype)
         losses = torch.empty(len(targets), dtype=torch.float32, device=states.device)
-        by_states = torch.empty_like(states) if want_gradient else None
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if want_gradient else None
-        rows = max(1, CHUNK_LOGITS.get(states.device.type, 1 << 25) // len(weight))
-        for start in range(0, len(targets), rows):
-            part, wanted = states[start : start + rows].to(dtype), targets[start : start + rows, None]
-            logits = product(part, matrix).float()
-            right = logits.gather(1, wanted)
-            peak = logits.amax(1, keepdim=True)
-            exps = logits.sub_(peak).exp_()
-            total = exps.sum(1, keepdim=True)
-            losses[start : start + rows] = (total.log() + peak - right).squeeze(1)
-            if by_states is None or by_weight is None:
-                continue
+        by_states = torch.empty_like(states)
+        by_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for chunk in _chunks(states, len(weight)):
+            part, wanted = states[chunk].to(dtype), targets[chunk, None]
+            losses[chunk], exps, total = _cross_entropy(product(part, matrix), wanted)
             # d loss / d logits = exps / total - onehot(target). The division moves to the small factors.
             exps = exps.to(dtype)
             scaled = (part.float() / total).to(dtype)
-            by_states[start : start + rows] = product(exps, matrix.T).float() / total - matrix[wanted[:, 0]].float()
+            by_states[chunk] = product(exps, matrix.T).float() / total - matrix[wanted[:, 0]].float()
             by_weight += outer(exps, scaled).float()
             by_weight.index_add_(0, wanted[:, 0], part.float(), alpha=-1)
-        if by_states is not None and by_weight is not None:
-            ctx.save_for_backward(by_states, by_weight.to(weight.dtype))
+        ctx.save_for_backward(by_states, by_weight.to(weight.dtype))
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
         by_states, by_weight = ctx.saved_tensors
-        return by_states * grad.to(by_states.dtype), by_weight * grad.to(by_weight.dtype), None, None
+        return by_states * grad.to(by_states.dtype), by_weight * grad.to(by_weight.dtype), None
 
 
-def head_loss(states: Tensor, head: nn.Linear, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy in nats of `targets` (N,) under `head` (no bias) applied to `states` (N, d).
+def _chunks(states: Tensor, vocabulary: int) -> list[slice]:
+    rows = max(1, CHUNK_LOGITS.get(states.device.type, 1 << 25) // vocabulary)
+    return [slice(start, start + rows) for start in range(0, len(states), rows)]
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (n,) of `logits` (n, V), which are used up; their exponentials (n, V), and the sums of these (n, 1)."""
+    logits = logits.float()
+    right = logits.gather(1, wanted)
+    peak = logits.amax(1, keepdim=True)
+    exps = logits.sub_(peak).exp_()
+    total = exps.sum(1, keepdim=True)
+    return (total.log() + peak - right).squeeze(1), exps, total
+
+
+def head_loss(states: Tensor, head: Linear, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in nats of `targets` (N,) under `head` applied to `states` (N, d).
 
     Returns its sum, through which gradients flow, and the value per target, (N,) float32 and detached.
     """
-    want_gradient = torch.is_grad_enabled() and (states.requires_grad or head.weight.requires_grad)
-    return _HeadLoss.apply(states, head.weight, targets, want_gradient)  # type: ignore[no-untyped-call, no-any-return]
+    if torch.is_grad_enabled() and head.packed is None and (states.requires_grad or head.weight.requires_grad):
+        return _HeadLoss.apply(states, head.weight, targets)  # type: ignore[no-untyped-call, no-any-return]
+    losses = torch.empty(len(targets), dtype=torch.float32, device=states.device)
+    with torch.no_grad():
+        for chunk in _chunks(states, head.out_features):
+            losses[chunk] = _cross_entropy(head(states[chunk]), targets[chunk, None])[0]
+    return losses.sum(), losses
 
 
 def summarise(total: Tensor, losses: Tensor, targets: Tensor, text_size: int, unit_offset: int) -> LossOutput:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lst.data.batch import pack_examples
 from lst.model import LST
 from lst.model.cache import Incremental
+from lst.model.linear import pack
 from tests.model.support import VOCABULARY, document, make, static_example, tiny_model
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -31,14 +32,17 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize(("mode", "changes"), VARIANTS, ids=IDS)
-def test_cached_equals_full_at_every_position(mode: str, changes: dict[str, Any]) -> None:
+def test_cached_equals_full_at_every_position(mode: str, changes: dict[str, Any], packed: bool) -> None:
     """Documents of different lengths and phases, over patch and modality changes, windows overflowing."""
     rng = np.random.default_rng(0)
     model = tiny_model(mode, **changes)
     size = 1 if mode == "none" else 4
     documents = [document(rng, 21, -3, 9), document(rng, -6, 10, -3, 30), document(rng, 2, -1, 5, -9, 19)]
     expected = [full(model, tokens, size) for tokens in documents]
+    if packed:
+        pack(model)
     for lengths in ([1, 1, 1], [7, 3, 12], [10, 13, 4], [25, 20, 2]):
         cached = Incremental(model, size)
         prompts = [static_example(tokens[:length], size) for tokens, length in zip(documents, lengths, strict=True)]
@@ -143,6 +147,6 @@ def test_windows_bound_what_is_kept() -> None:
     cached.start([static_example(document(rng, 3)[:-1], 4)])
     for unit in rng.integers(0, 19, 700):
         cached.step([int(unit) + VOCABULARY.unit_offset])
-    assert cached.caches["encoder"].keys[0].shape[2] == 5
-    assert cached.caches["decoder"].keys[0].shape[2] == 7
+    assert cached.caches["encoder"].keys[0].shape[1] == 5
+    assert cached.caches["decoder"].keys[0].shape[1] == 7
     assert cached.caches["global"].counts.tolist() == [1 + 703 // 4]

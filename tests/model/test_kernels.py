@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lst.model import loss as loss_module
 from lst.model.blocks import rotation
 from lst.model.kernels import rms_norm, rotate, swiglu
+from lst.model.linear import Linear, pack
 from lst.model.loss import head_loss, summarise
 
 
@@ -67,7 +68,7 @@ def test_rotation_depends_on_distance_only() -> None:
 def test_head_loss(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(loss_module.CHUNK_LOGITS, "cpu", chunk)
     generator = torch.Generator().manual_seed(0)
-    head = nn.Linear(6, 11, bias=False)
+    head = Linear(6, 11)
     states = torch.randn(9, 6, generator=generator) * 4
     targets = torch.randint(0, 11, (9,), generator=generator)
     results = []
@@ -85,6 +86,8 @@ def test_head_loss(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(head_loss(states, head, targets)[1], results[1][1], atol=1e-5, rtol=1e-5)
+    pack(head)
+    torch.testing.assert_close(head_loss(states, head, targets)[1], results[1][1], atol=1e-5, rtol=1e-5)
 
 
 def test_sums_by_modality() -> None:
