@@ -73,7 +73,11 @@ def transcribe(
 def synthesize(
     model: Path = typer.Option(..., help="Model fine-tuned for tts."),
     text: str = typer.Option(..., help="What to say."),
-    out: Path = typer.Option(..., metavar="WAV", help="Sound file to write."),
+    out: Path = typer.Option(
+        ...,
+        metavar="WAV|-",
+        help="Sound file to write; -: raw samples (16 kHz, 16 bits, mono) on stdout, as they come.",
+    ),
     vocoder: str | None = VOCODER,
     max_seconds: float = typer.Option(30.0, min=0.04, help="Longest speech."),
     greedy: bool = GREEDY,
@@ -87,23 +91,34 @@ def synthesize(
     """Say a text: units by the model, sound by the vocoder.
 
     Example: lst synthesize --model out/tts --text "Once upon a time there was a cat." --out cat.wav
+
+    To hear it while it is made: lst synthesize … --out - | aplay -r 16000 -f S16_LE
     """
+    import sys
+
     from lst.cli.common import emit_json
     from lst.errors import UsageError
     from lst.generate.session import open_session
-    from lst.generate.tasks import SYNTHESIZE
-    from lst.generate.tasks import synthesize as run
-    from lst.generate.voice import open_vocoder, speak
+    from lst.generate.tasks import SYNTHESIZE, SpeechStream
+    from lst.generate.voice import open_vocoder, play_stream, write_stream
 
-    if out.suffix.lower() != ".wav" or out.is_dir():
+    live = str(out) == "-"
+    if not live and (out.suffix.lower() != ".wav" or out.is_dir()):
         raise UsageError(f"--out {out}: the name of a .wav file is needed.")
+    if live and as_json:
+        raise UsageError("--json and --out - would both write to stdout.", hint="Give a file name with --json.")
     drawn = _drawing(greedy, temperature, top_p, top_k, seed)
     config = _checked(SYNTHESIZE, {**drawn, "max_tokens": max(1, round(25 * max_seconds))})
     session = open_session(model, device=device)
     voice = open_vocoder(session, vocoder)
     with _token_progress("synthesize", config.max_tokens) as on_token:
-        made = run(session, text, config=config, on_token=on_token, warn=_warner())
-    seconds = speak(voice, made.units, out)
+        pieces = SpeechStream(session, text, voice, config=config, on_token=on_token, warn=_warner())
+        if live:
+            seconds = play_stream(sys.stdout.buffer, pieces, voice.sample_rate)
+        else:
+            seconds = write_stream(out, pieces, voice.sample_rate)
+    made = pieces.speech
+    assert made is not None
     if made.stopped != "end":
         _warner()(f"Cut off at {seconds:.1f} s before the model ended by itself.")
     if as_json:
@@ -119,7 +134,8 @@ def synthesize(
             }
         )
     else:
-        typer.echo(f"{out}\t{seconds:.2f} s\t{len(made.units)} units\t{made.global_steps} global steps")
+        summary = f"{out}\t{seconds:.2f} s\t{len(made.units)} units\t{made.global_steps} global steps"
+        typer.echo(summary, err=live)
 
 
 def generate(

@@ -5,7 +5,7 @@ An engine is anything with `Engine`'s three methods. `CachedEngine` keeps what e
 to running the whole document again for every token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -134,35 +134,40 @@ def generate(
     report = progress or (lambda *_: None)
     for start in range(0, len(prompts), batch_size):
         chunk = list(enumerate(prompts))[start : start + batch_size]
-        for row, generation in _generate_batch(session, chunk, modality, config, engine(session), on_token):
-            results[row] = generation
-            report(len(results), len(prompts), "sequences")
+        for row, made in _continue(session, chunk, modality, config, engine(session)):
+            if isinstance(made, Generation):
+                results[row] = made
+                report(len(results), len(prompts), "sequences")
+            elif on_token is not None:
+                on_token(row, made)
     return [results[row] for row in range(len(prompts))]
 
 
-def _generate_batch(
+def stream(
+    session: Session,
+    prompt: Tokens,
+    modality: Modality,
+    config: GenerateConfig,
+    *,
+    engine: Callable[[Session], Engine] = CachedEngine,
+) -> Iterator[int | Generation]:
+    """What `generate` makes of one prompt, token by token: each is there before the next is worked out.
+
+    The last item is the `Generation`. Raises as `generate`.
+    """
+    for _, made in _continue(session, [(0, prompt)], modality, config, engine(session)):
+        yield made
+
+
+def _continue(
     session: Session,
     prompts: Sequence[tuple[int, Tokens]],
     modality: Modality,
     config: GenerateConfig,
     engine: Engine,
-    on_token: Callable[[int, int], None] | None,
-) -> list[tuple[int, Generation]]:
-    forbidden = tuple(token for token in (session.text.bos_id, session.text.eos_id) if token >= 0)
-    rows = []
-    for index, prompt in prompts:
-        example = static_example(prompt, session.vocabulary, session.patch_size)
-        used = example.global_units
-        if used >= session.context:
-            raise LstError(
-                f"A prompt of {used} patches and text tokens leaves no room in the model's context of "
-                f"{session.context}.",
-                hint="Give a shorter prompt.",
-            )
-        grammar = Grammar(session.vocabulary, config, modality, forbidden)
-        last_is_unit = bool(session.vocabulary.is_unit(example.tokens[-1]))
-        rows.append(_Row(index, grammar, [], used, int(example.patch_lengths[-1]) if last_is_unit else 0, used))
-    done: list[tuple[int, Generation]] = []
+) -> Iterator[tuple[int, int | Generation]]:
+    """(index of the prompt, token) as tokens are drawn, and (index, Generation) when a document is finished."""
+    rows = [_open_row(session, index, prompt, modality, config) for index, prompt in prompts]
     logits = engine.start([prompt for _, prompt in prompts])
     while rows:
         going, tokens = [], []
@@ -171,8 +176,7 @@ def _generate_batch(
             goes_on = row.grammar.accept(token)
             if token != session.vocabulary.end:
                 row.append(token, session.vocabulary, session.patch_size)
-                if on_token is not None:
-                    on_token(row.index, token)
+                yield row.index, token
             if goes_on and row.steps < session.context:
                 going.append(place)
                 tokens.append(token)
@@ -181,13 +185,27 @@ def _generate_batch(
             stopped = "end" if token == session.vocabulary.end else stopped
             new = np.array(row.tokens, dtype=np.int32)
             spans = _spans(session, new, modality)
-            done.append((row.index, Generation(new, spans, stopped, row.steps - row.prompt_steps)))
+            yield row.index, Generation(new, spans, stopped, row.steps - row.prompt_steps)
         if going and len(going) < len(rows):
             engine.keep(going)
         rows = [rows[place] for place in going]
         if rows:
             logits = engine.step(np.array(tokens, dtype=np.int32))
-    return done
+
+
+def _open_row(session: Session, index: int, prompt: Tokens, modality: Modality, config: GenerateConfig) -> _Row:
+    """Raises LstError for a prompt that fills the context."""
+    forbidden = tuple(token for token in (session.text.bos_id, session.text.eos_id) if token >= 0)
+    example = static_example(prompt, session.vocabulary, session.patch_size)
+    used = example.global_units
+    if used >= session.context:
+        raise LstError(
+            f"A prompt of {used} patches and text tokens leaves no room in the model's context of {session.context}.",
+            hint="Give a shorter prompt.",
+        )
+    grammar = Grammar(session.vocabulary, config, modality, forbidden)
+    last_is_unit = bool(session.vocabulary.is_unit(example.tokens[-1]))
+    return _Row(index, grammar, [], used, int(example.patch_lengths[-1]) if last_is_unit else 0, used)
 
 
 def global_units(session: Session, tokens: NDArray[Any]) -> int:

@@ -5,8 +5,9 @@ Layouts are those of fine-tuning (`lst.data.interleaving`): `<s> units <asr> tex
 marker of the other modality, and a warning.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from lst.constants import FRAME_RATE
 from lst.errors import LstError, UsageError
-from lst.generate.decoding import Tokens, generate, global_units
+from lst.generate.decoding import Generation, Tokens, generate, global_units, stream
 from lst.generate.layout import Modality, marker
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session
@@ -23,6 +24,7 @@ from lst.manifest import Progress
 
 if TYPE_CHECKING:
     from lst.units import UnitTokenizer
+    from lst.vocoder import Vocoder
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 
@@ -144,14 +146,64 @@ def synthesize(
 ) -> Speech:
     """Units for a text. Raises UsageError for an empty text, LstError for one longer than the model's context."""
     warn_unless_trained(session, "tts", warn)
+    prompt = synthesis_prompt(session, text)
+    (made,) = generate(session, [prompt], "speech", _speech(config), on_token=on_token)
+    return _speech_of(session, text, made)
+
+
+def synthesis_prompt(session: Session, text: str) -> Tokens:
+    """`<t> text <tts>`. Raises UsageError for an empty text."""
     names = session.vocabulary
     ids = session.encode_text(text.strip())
     if len(ids) == 0:
         raise UsageError("There is nothing to say: the text is empty.")
     last = names.tts if session.task == "tts" else names.speech_marker
-    prompt = np.concatenate(([names.text_marker], ids, [last])).astype(np.int32)
-    config = config.model_copy(update={"modality": "speech"})
-    (made,) = generate(session, [prompt], "speech", config, on_token=on_token)
+    return np.concatenate(([names.text_marker], ids, [last])).astype(np.int32)
+
+
+class SpeechStream:
+    """`synthesize` with a vocoder behind it: iterating gives pieces of the waveform while units are still being made.
+
+    A piece leaves as soon as the vocoder can settle it: the delay is its look-ahead. `speech` is there when the last
+    piece is. `on_token` as in `generate`. Raises as `synthesize`, on the first piece.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        text: str,
+        voice: "Vocoder",
+        *,
+        config: GenerateConfig = SYNTHESIZE,
+        on_token: Callable[[int, int], None] | None = None,
+        warn: Warn = lambda message: None,
+    ) -> None:
+        self.speech: Speech | None = None
+        self._session, self._text, self._voice = session, text, voice
+        self._config, self._on_token, self._warn = _speech(config), on_token, warn
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        warn_unless_trained(self._session, "tts", self._warn)
+        units = self._units(synthesis_prompt(self._session, self._text))
+        first = next(units, None)  # a vocoder wants at least one unit
+        if first is not None:
+            yield from self._voice.stream(chain([first], units))
+
+    def _units(self, prompt: Tokens) -> Iterator[int]:
+        for made in stream(self._session, prompt, "speech", self._config):
+            if isinstance(made, Generation):
+                self.speech = _speech_of(self._session, self._text, made)
+                return
+            if self._on_token is not None:
+                self._on_token(0, made)
+            yield from map(int, self._session.decode_units(np.array([made])))
+
+
+def _speech(config: GenerateConfig) -> GenerateConfig:
+    return config.model_copy(update={"modality": "speech"})
+
+
+def _speech_of(session: Session, text: str, made: Generation) -> Speech:
     return Speech(text, session.decode_units(made.ids("speech")), made.stopped, made.global_steps)
 
 

@@ -1,7 +1,8 @@
 """From generated units to a sound file, by the vocoder that belongs to the model's unit tokenizer."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,26 @@ def write_sound(path: Path, samples: Samples, rate: int) -> float:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_wav(path, samples, rate)
     return len(samples) / rate
+
+
+def write_stream(path: Path, pieces: Iterable[Samples], rate: int) -> float:
+    """`write_sound` for a waveform that comes in pieces."""
+    from lst.manifest import explain_os_errors
+    from lst.vocoder.files import write_wav_pieces
+
+    with explain_os_errors(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_wav_pieces(path, pieces, rate) / rate
+
+
+def play_stream(sink: BinaryIO, pieces: Iterable[Samples], rate: int) -> float:
+    """Send pieces on as they come, as raw samples (16 bits, little-endian, mono); returns their length in seconds."""
+    count = 0
+    for piece in pieces:
+        sink.write(np.round(np.clip(piece, -1, 32767 / 32768) * 32768).astype("<i2").tobytes())
+        sink.flush()
+        count += len(piece)
+    return count / rate
 
 
 def speak(vocoder: "Vocoder", units: NDArray[Any], path: Path) -> float:

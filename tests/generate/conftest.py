@@ -1,3 +1,4 @@
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ class Beeper:
 
     def synthesize(self, units: np.ndarray) -> np.ndarray:
         return np.repeat(np.asarray(units, dtype=np.float32) / 501, 640)
+
+    def stream(self, units: Iterable[int]) -> Iterator[np.ndarray]:
+        """Two units late."""
+        waiting: list[int] = []
+        for unit in units:
+            waiting.append(unit)
+            if len(waiting) > 2:
+                yield self.synthesize(np.array([waiting.pop(0)]))
+        yield self.synthesize(np.array(waiting))
 
 
 @pytest.fixture
