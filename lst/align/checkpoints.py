@@ -1,8 +1,9 @@
-"""wav2vec 2.0 checkpoints with a CTC head, in the forms they are published in, as torchaudio's `Wav2Vec2Model`.
+"""Acoustic models with a CTC head: of `lst train-aligner`, and wav2vec 2.0 in the forms it is published in.
 
-A form is known by its parameter names: torchaudio's, Hugging Face's (`Wav2Vec2ForCTC`, a directory), fairseq's and
-fairseq2's. Shapes give the geometry; `config.json` and `vocab.json` beside the weights say the rest where they exist.
-Nothing in a file is executed.
+Our own form says everything itself (`lst.align.network`). The others become torchaudio's `Wav2Vec2Model`; they are
+known by their parameter names: torchaudio's, Hugging Face's (`Wav2Vec2ForCTC`, a directory), fairseq's and fairseq2's.
+Shapes give the geometry; `config.json` and `vocab.json` beside the weights say the rest where they exist. Nothing in a
+file is executed.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ from lst.manifest import sha256_file
 if TYPE_CHECKING:
     from torch import Tensor
     from torchaudio.models import Wav2Vec2Model
+
+    from lst.align.network import CTCNetwork
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt", "*.safetensors", "*.pt", "*.pth", "*.bin")
 SIDE_FILES = ("config.json", "vocab.json", "preprocessor_config.json", "dict.ltr.txt")
@@ -112,13 +115,15 @@ class CTCCheckpoint:
     sign between words, or None; normalize: input scaled to zero mean and unit variance; stride: samples per frame.
     """
 
-    model: "Wav2Vec2Model"
+    model: "Wav2Vec2Model | CTCNetwork"
     labels: tuple[str, ...]
     blank: int
     delimiter: int | None
     normalize: bool
     stride: int
     receptive_field: int
+    language: str = "en"
+    """How digits and abbreviations are read."""
 
 
 def checkpoint_files(path: Path) -> tuple[Path, list[Path]]:
@@ -146,6 +151,8 @@ def checkpoint_fingerprint(path: Path) -> str:
 def load_checkpoint(path: Path) -> CTCCheckpoint:
     """Read a checkpoint. Raises LstError if it is damaged, of no known form, or without a CTC head or its alphabet."""
     weights_file, others = checkpoint_files(path)
+    if weights_file.suffix == ".safetensors" and (own := _own_form(weights_file)) is not None:
+        return own
     side = {file.name: _read_side_file(file) for file in others}
     form, weights = _rename(_tensors(weights_file), weights_file)
     config = side.get("config.json") or {}
@@ -159,6 +166,18 @@ def load_checkpoint(path: Path) -> CTCCheckpoint:
     default = True if form == "Hugging Face" else wide
     normalize = bool((side.get("preprocessor_config.json") or {}).get("do_normalize", default))
     return CTCCheckpoint(model, labels, blank, delimiter, normalize, stride, field)
+
+
+def _own_form(path: Path) -> CTCCheckpoint | None:
+    """A network of `lst train-aligner`, which says all of this itself."""
+    from lst.align.network import BLANK, SPACE, STRIDE, ctc_description, load_ctc
+
+    if ctc_description(path) is None:
+        return None
+    network = load_ctc(path)
+    labels = network.config.labels
+    language = network.config.language
+    return CTCCheckpoint(network, labels, labels.index(BLANK), labels.index(SPACE), False, STRIDE, STRIDE, language)
 
 
 def _tensors(path: Path) -> "dict[str, Tensor]":

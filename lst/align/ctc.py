@@ -68,7 +68,8 @@ class CTCAligner(Aligner):
     @classmethod
     def from_checkpoint(cls, path: Path, *, name: str) -> "CTCAligner":
         """Load a checkpoint (`lst.align.checkpoints`). Raises LstError if it cannot be used."""
-        return cls(load_checkpoint(path), name=name, fingerprint=checkpoint_fingerprint(path))
+        checkpoint = load_checkpoint(path)
+        return cls(checkpoint, name=name, fingerprint=checkpoint_fingerprint(path), language=checkpoint.language)
 
     @property
     def frame_s(self) -> float:

@@ -1,4 +1,4 @@
-"""`lst align`."""
+"""`lst align`, `lst train-aligner`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command("align")(align)
+    app.command("train-aligner")(train_aligner)
 
 
 def align(
@@ -65,6 +66,40 @@ def align(
     print_manifest(made, as_json=as_json)
     share, score = coverage(made)
     err().print(f"{share:.1%} of the words aligned, mean score {score:.2f}; details in {made.path / 'report.json'}")
+
+
+def train_aligner(
+    directory: Path = typer.Argument(..., metavar="AUDIO_MANIFEST", help="Recordings with text, made by lst ingest."),
+    changes: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help="Settings with dotted keys: steps=8000"),
+    out: Path = typer.Option(..., help="Where the aligner goes; then usable as --aligner."),
+    tokenizer: str = typer.Option(None, help="Unit tokenizer whose network it starts from (default: from nothing)."),
+    config: Path = typer.Option(None, help="YAML file of settings; KEY=VALUE comes on top."),
+    language: str = typer.Option("en", help="How digits are read."),
+    name: str = typer.Option("", help="What the aligner calls itself (default: ctc)."),
+    licence: str = typer.Option("", help="Licence on its card (default: those of the audio)."),
+    device: str = typer.Option("cpu", help="cpu or cuda."),
+    force: bool = typer.Option(False, "--force", help="Replace another manifest at --out."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Train a CTC aligner on recordings and transcripts, any alphabet. Stopped by a signal, it saves; the same command
+    continues.
+
+    Example: lst train-aligner outputs/audio --out my-aligner --tokenizer my-tokenizer steps=4000
+    """
+    from lst.align.train import TrainAlignerConfig
+    from lst.align.train import train_aligner as run
+    from lst.cli.common import print_manifest, stage_progress
+    from lst.manifest import load_manifest
+    from lst.pipeline.recipe import read_yaml
+    from lst.train.options import settings_of
+
+    given = {"name": name, "licence": licence, "language": "" if language == "en" else language}
+    settings = (read_yaml(config) if config is not None else {}) | {key: value for key, value in given.items() if value}
+    checked = settings_of(TrainAlignerConfig, settings, changes or [], str(config or ""))
+    audio = load_manifest(directory, "lst.audio")
+    with stage_progress("train-aligner") as progress:
+        made = run(audio, out, checked, tokenizer=tokenizer, progress=progress, force=force, device=device)
+    print_manifest(made, as_json=as_json)
 
 
 def _config(values: dict[str, Any]) -> "AlignConfig":

@@ -11,7 +11,7 @@ from lst.manifest.build import (
     partial_path,
 )
 from lst.manifest.files import explain_os_errors, inside, write_atomic, write_json
-from lst.manifest.hashing import canonical_json, sha256_bytes, sha256_file, sha256_json
+from lst.manifest.hashing import canonical_json, is_held_out, sha256_bytes, sha256_file, sha256_json
 from lst.manifest.manifest import (
     FileEntry,
     InputEntry,
@@ -45,6 +45,7 @@ __all__ = [
     "explain_os_errors",
     "identity_of",
     "inside",
+    "is_held_out",
     "iter_rows",
     "load_manifest",
     "merge_provenance",

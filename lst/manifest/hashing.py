@@ -25,3 +25,9 @@ def canonical_json(value: Any) -> str:
 def sha256_json(value: Any) -> str:
     """Hex SHA-256 of a plain JSON value in its canonical spelling."""
     return sha256_bytes(canonical_json(value).encode())
+
+
+def is_held_out(row_id: str, share: float) -> bool:
+    """Whether a row measures the fit: a hash of its id, the same on every machine."""
+    digest = hashlib.sha256(row_id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64

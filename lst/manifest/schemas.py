@@ -19,7 +19,8 @@ VERSIONS: dict[str, int] = {
     "lst.text": 1,  # tokenized documents
     "lst.pairs": 1,  # aligned speech with text tokens: what training reads
     "lst.tokenizer": 1,  # a speech unit tokenizer
-    "lst.vocoder": 1,  # units to waveform
+    "lst.vocoder": 1,
+    "lst.aligner": 1,  # speech and its words to when they are said
     "lst.model": 1,  # weights, config, text tokenizer
     "lst.waves": 1,  # synthesised audio
     "lst.bench": 1,  # benchmark items

@@ -29,6 +29,7 @@ from lst.manifest import (
     Rejection,
     StageSpec,
     build_directory,
+    is_held_out,
     merge_provenance,
     write_atomic,
     write_json,
@@ -37,7 +38,7 @@ from lst.train.config import OptimizerConfig
 from lst.train.loop import LoopConfig, LoopJob, artifacts_of, build_seeded, train_loop
 from lst.vocoder.base import Units
 from lst.vocoder.convnext import CONFIG_FILE, LEAD, WEIGHTS_FILE, ConvnextConfig, Network, NetworkShape, to_frames
-from lst.vocoder.fitting import FitErrors, is_held_out
+from lst.vocoder.fitting import FitErrors
 from lst.vocoder.loading import FILES
 from lst.vocoder.recordings import analysed_utterances
 from lst.vocoder.source_filter import Frames

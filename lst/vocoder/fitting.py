@@ -6,7 +6,6 @@
 3. A held-out part (chosen by hashing row ids) measures the fit; the weights that are kept are fitted on everything.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -54,12 +53,6 @@ def design(units: Units, context: int, num_units: int) -> "scipy.sparse.csr_matr
     starts = np.arange(count + 1) * (places + 1)
     shape = (count, places * (num_units + 1) + 1)
     return scipy.sparse.csr_matrix((np.ones(columns.size), columns.reshape(-1), starts), shape=shape)
-
-
-def is_held_out(row_id: str, share: float) -> bool:
-    """Whether a row measures the fit: a hash of its id, the same on every machine."""
-    digest = hashlib.sha256(row_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 @dataclass

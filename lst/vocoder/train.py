@@ -20,6 +20,7 @@ from lst.manifest import (
     Rejection,
     StageSpec,
     build_directory,
+    is_held_out,
     merge_provenance,
     sha256_file,
     write_atomic,
@@ -103,7 +104,7 @@ def fit_vocoder(
 def _fit(
     directory: Path, units: Manifest, audio: Manifest, config: FitVocoderConfig, progress: Progress | None
 ) -> DirectoryResult:
-    from lst.vocoder.fitting import RidgeSums, is_held_out
+    from lst.vocoder.fitting import RidgeSums
     from lst.vocoder.loading import FILES
     from lst.vocoder.recordings import analysed_utterances
     from lst.vocoder.ridge import RidgeConfig, join_frames

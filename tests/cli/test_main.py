@@ -31,6 +31,8 @@ COMMANDS = [
     "plan",
     "train-tokenizer",
     "train-vocoder",
+    "train-aligner",
+    "eval vocoder",
     "manifest show",
     "manifest verify",
     "manifest lineage",

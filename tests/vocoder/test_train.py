@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lst.errors import LstError
-from lst.manifest import Manifest, iter_rows
+from lst.manifest import Manifest, is_held_out, iter_rows
 from lst.vocoder import load_vocoder
-from lst.vocoder.fitting import FitErrors, RidgeSums, analyse, design, is_held_out
+from lst.vocoder.fitting import FitErrors, RidgeSums, analyse, design
 from lst.vocoder.pitch import estimate_pitch
 from lst.vocoder.ridge import join_frames, split_frames
 from lst.vocoder.spectrum import Spectrum
