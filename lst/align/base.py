@@ -45,7 +45,8 @@ class Alignment:
 
     words: every word of the text, in order, not overlapping. score: of the whole, 0 .. 1, mean of the words by their
     length. rejected: empty, or a short reason (no-text, text-other-script, alignment-failed, ...); detail says more.
-    unknown: spoken words that are in no dictionary. phones: the finer alignment, where the aligner has one.
+    unknown: spoken words that are in no dictionary. phones: the finer alignment, where the aligner has one. times: the
+    words in seconds, before they were put on the grid.
     """
 
     words: list[Word] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Alignment:
     detail: str = ""
     unknown: list[str] = field(default_factory=list)
     phones: list[Phone] = field(default_factory=list)
+    times: list[TimedWord] = field(default_factory=list)
 
 
 class Aligner(ABC):

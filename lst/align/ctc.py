@@ -217,7 +217,7 @@ class CTCAligner(Aligner):
         on_frames = on_grid(words, times, num_frames)
         if on_frames is None:
             return Alignment(rejected="text-too-long", detail=f"{len(words)} words on {num_frames} frames")
-        return Alignment(on_frames, total / max(weight, 1.0), unknown=unknown, phones=phones)
+        return Alignment(on_frames, total / max(weight, 1.0), unknown=unknown, phones=phones, times=times)
 
 
 def align_targets(scores: Floats, labels: npt.NDArray[np.int64], blank: int) -> list[TokenSpan] | None:

@@ -103,7 +103,7 @@ class PocketsphinxAligner(Aligner):
         on_frames = on_grid(words, times, num_frames)
         if on_frames is None:
             return Alignment(rejected="text-too-long", detail=f"{len(words)} words on {num_frames} frames")
-        return Alignment(on_frames, score, unknown=unknown, phones=pieces.phones)
+        return Alignment(on_frames, score, unknown=unknown, phones=pieces.phones, times=times)
 
     def _readings(self, word: str) -> list[list[int]]:
         index = self.model.phones.index

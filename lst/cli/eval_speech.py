@@ -1,4 +1,4 @@
-"""`lst eval vocoder`: the speech parts, measured."""
+"""`lst eval align`, `lst eval vocoder`: the speech parts, measured."""
 
 from pathlib import Path
 
@@ -9,7 +9,39 @@ from lst.cli.eval_common import FORCE, JSON, OUT, SEED, checked, kept_or_tempora
 
 def register(group: typer.Typer) -> None:
     """Add the commands to `lst eval`."""
+    group.command("align")(align)
     group.command("vocoder")(vocoder)
+
+
+def align(
+    directory: Path = typer.Argument(..., metavar="UNITS", help="Units of recordings with transcripts."),
+    aligner: str = typer.Option("pocketsphinx", help="pocketsphinx, the name of a CTC aligner, or the path of one."),
+    words: Path | None = typer.Option(None, help="True times of the words (JSON lines, of a synthesiser)."),
+    other: str | None = typer.Option(None, help="Another aligner to compare with."),
+    rows: int = typer.Option(100, help="Utterances."),
+    false_rejection: float = typer.Option(0.02, help="Share of right transcripts that may be rejected."),
+    out: Path | None = OUT,
+    seed: int = SEED,
+    force: bool = FORCE,
+    as_json: bool = JSON,
+) -> None:
+    """Word boundaries against true times or another aligner, wrong transcripts noticed, and speed.
+
+    Example: lst eval align outputs/units --words speech/words.jsonl --other my-aligner
+    """
+    from lst.cli.common import stage_progress
+    from lst.evaluate.align import AlignEvalConfig, evaluate_align
+    from lst.manifest import load_manifest, open_input
+
+    values = {"aligner": aligner, "other": other, "rows": rows, "false_rejection": false_rejection, "seed": seed}
+    config = checked(AlignEvalConfig, values)
+    units = load_manifest(directory, "lst.units")
+    with stage_progress("eval-align") as progress, kept_or_temporary(out) as target:
+        made = evaluate_align(
+            units, open_input(units, "audio"), target, config, words=words, progress=progress, force=force
+        )
+        shown = read_result(made)
+    print_result(*shown, as_json)
 
 
 def vocoder(

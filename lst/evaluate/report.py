@@ -96,6 +96,38 @@ def losses_markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def align_markdown(summary: dict[str, Any]) -> str:
+    """Distances of word boundaries, rejection of wrong transcripts, and speed."""
+    lines = [f"# Aligner {summary['aligner']}", ""]
+    compared = {
+        "true times": summary["words"],
+        "true times, on the 40 ms grid": summary["words_on_grid"],
+        f"{summary['other']}": summary["agreement"],
+    }
+    if any(compared.values()):
+        head = ["against", "boundaries", "median ms", "90% ms", "within 20 ms", "within 60 ms", "starts", "ends"]
+        lines += [_line(head), _line(["---"] * len(head))]
+        for name, body in compared.items():
+            if body:
+                cells = [name, str(body["boundaries"]), f"{body['median_ms']:.1f}", f"{body['p90_ms']:.1f}"]
+                cells += [_percent(body["within_20_ms"]), _percent(body["within_60_ms"])]
+                lines.append(_line([*cells, f"{body['median_start_ms']:+.1f}", f"{body['median_end_ms']:+.1f}"]))
+        lines += ["", "starts, ends: the median of found minus expected, in ms.", ""]
+    head = ["min_score", "", "wrong transcripts rejected", "95% interval", "right ones rejected"]
+    lines += [_line(head), _line(["---"] * len(head))]
+    for name in ("default", "chosen"):
+        body = summary["rejection"][name]
+        interval = f"{_percent(body['wrong_rejected_low'])} – {_percent(body['wrong_rejected_high'])}"
+        cells = [f"{body['min_score']:.3f}", name, _percent(body["wrong_rejected"]), interval]
+        lines.append(_line([*cells, _percent(body["right_rejected"])]))
+    lines += [
+        "",
+        f"{summary['utterances']} utterances, {summary['seconds']:.0f} s; "
+        f"{summary['audio_seconds_per_cpu_second']:.1f} seconds of audio per CPU-second, one thread.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def vocoder_markdown(summary: dict[str, Any]) -> str:
     """Errors and quality of the recordings and of what the vocoder makes of their units, then what it costs."""
     head = ["", "CER %", "95% interval", "WER %", "95% interval", "DNSMOS", "95% interval"]

@@ -15,13 +15,13 @@ from pydantic import Field
 
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE, SAMPLE_RATE
-from lst.errors import LstError
 from lst.evaluate.judge import Heard, Judge, JudgeName, QualityJudge
 from lst.evaluate.report import vocoder_markdown
+from lst.evaluate.speech_rows import chosen_rows, recordings_of
 from lst.evaluate.stage import write_result
 from lst.evaluate.statistics import bootstrap_interval
 from lst.evaluate.words import Normaliser
-from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, sha256_bytes, write_atomic
+from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, write_atomic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,9 +105,9 @@ def measure_vocoder(
     vocoder = load_vocoder(
         _chosen(units, config), tokenizer=units.fingerprints.get("tokenizer") or None, speaker=config.speaker
     )
-    rows = chosen_rows(units, config)
+    rows = chosen_rows(units, config.rows, seed=config.seed, longest_s=config.longest_s)
     with threadpool_limits(1):
-        recordings = list(_recordings(audio, rows))
+        recordings = list(recordings_of(audio, rows))
         spoken, cost = _speak(vocoder, [row["units"] for row in rows])
         total = 2 * len(rows)
         texts = [row["text"] for row in rows]
@@ -141,40 +141,10 @@ def measure_vocoder(
     return summary, heard
 
 
-def chosen_rows(units: Manifest, config: VocoderEvalConfig) -> list[dict[str, Any]]:
-    """Rows with a text and of a length to be judged, in the order of a hash of seed and id. Raises LstError if none."""
-    from lst.manifest import iter_rows
-
-    found = [
-        row
-        for row in iter_rows(units, ["id", "units", "text"])
-        if row["units"] and row["text"] and len(row["units"]) <= config.longest_s * FRAME_RATE
-    ]
-    if not found:
-        raise LstError(
-            f"{units.path} has no utterance with a text and at most {config.longest_s:g} s.",
-            hint="Ingest recordings with transcripts, or segment them on ingest.",
-        )
-    found.sort(key=lambda row: sha256_bytes(f"{config.seed}/{row['id']}".encode()))
-    return found[: config.rows]
-
-
 def _chosen(units: Manifest, config: VocoderEvalConfig) -> str:
     from lst.generate.voice import vocoder_for
 
     return vocoder_for(units.fingerprints.get("tokenizer", ""), config.vocoder)
-
-
-def _recordings(audio: Manifest, rows: list[dict[str, Any]]) -> Iterator["Float"]:
-    from lst.audio import open_row_audio
-    from lst.manifest import iter_rows
-
-    wanted = {row["id"] for row in rows}
-    sources = {row["id"]: row for row in iter_rows(audio) if row["id"] in wanted}
-    for row in rows:
-        if row["id"] not in sources:
-            raise LstError(f"{audio.path} has no row {row['id']}.", hint="Give the audio that the units were made of.")
-        yield open_row_audio(audio, sources[row["id"]])
 
 
 def _speak(vocoder: "Vocoder", utterances: list[list[int]]) -> tuple[list["Float"], dict[str, float]]:

@@ -32,6 +32,7 @@ COMMANDS = [
     "train-tokenizer",
     "train-vocoder",
     "train-aligner",
+    "eval align",
     "eval vocoder",
     "manifest show",
     "manifest verify",
