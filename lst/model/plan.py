@@ -12,6 +12,8 @@ PAPER_UNITS = 200_000 * 32 * 4 * 4096
 """Sequence units of the paper's 1B run."""
 LOSS_CHUNK = {2: 2 * (512 << 20), 4: 3 * (8 << 20)}
 """Bytes of logits that exist at a time, by bytes per activation: a GPU's chunks in bf16, a CPU's in float32."""
+CPU_OVERHEAD = (48 << 20, 0.35)
+"""Bytes, and a share of the activations: what the resident set grew by beyond the tensors (docs/model.md)."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Memory:
     """Whole layers put together from their shards (FSDP2), in bf16."""
     activations: float
     logits: float
+    overhead: float
+    """On a CPU: libraries in the first step, and what malloc holds between tensors that come and go."""
 
     @property
     def total(self) -> float:
@@ -115,8 +119,8 @@ def training_memory(
 ) -> Memory:
     """Memory of a step that processes `counts` on one device, with float32 weights and AdamW sharded over `gpus`.
 
-    `activation_bytes`: 2 for bf16, 4 for float32. With `checkpointing` only the input of each layer is kept, and one
-    layer at a time is computed again.
+    `activation_bytes`: 2 for bf16 on a GPU, 4 for float32 on a CPU. With `checkpointing` only the input of each layer
+    is kept, and one layer at a time is computed again.
     """
     total = sum(parameters(config).values())
     largest = max(_layer_parameters(stack) for stack in _stacks(config))
@@ -133,13 +137,15 @@ def training_memory(
         kept += (0 if checkpointing else config.decoder.layers) * cross * width
     head = config.global_transformer.dim if config.decoder is None else config.decoder.dim
     kept += 2 * counts.targets * head * width
+    activations = kept + (once if checkpointing else 0.0)
     return Memory(
         weights=4 * total / gpus,
         gradients=4 * total / gpus,
         optimizer=8 * total / gpus,
         gathered=0.0 if gpus == 1 else 2.0 * (2 * largest + sum(embeddings)),
-        activations=kept + (once if checkpointing else 0.0),
+        activations=activations,
         logits=float(LOSS_CHUNK[4 if activation_bytes == 4 else 2]),
+        overhead=CPU_OVERHEAD[0] + CPU_OVERHEAD[1] * activations if activation_bytes == 4 else 0.0,
     )
 
 

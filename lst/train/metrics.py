@@ -21,6 +21,7 @@ from lst.constants import FRAME_RATE
 from lst.data.batch import PackedBatch
 from lst.data.vocabulary import Vocabulary
 from lst.model.loss import LossOutput
+from lst.train.memory import PeakMemory
 
 TALLY = "total_tally"
 """Its name in fairseq2's metric bag; the trainer resets everything whose name does not begin with `total_`."""
@@ -155,7 +156,8 @@ class RunRecorder(MetricRecorder):
 
     A train line: `{"step", "split": "train", "loss" (nats per target), "bits", "speech_bits_per_second",
     "text_bits_per_token", "patch_length", "speech_share", "packing", "lr", "grad_norm", "seconds", "units_per_s",
-    "text_tokens_per_s", "mfu" (known GPUs), "total": {counts since the start}}`. A valid line has losses only, and
+    "text_tokens_per_s", "peak_memory_mb" (of this process, above what it held before the model was built), "mfu" (known
+    GPUs), "total": {counts since the start}}`. A valid line has losses only, and
     under `sets` those of each validation set. Lines after the step a run resumes from are removed.
     """
 
@@ -166,12 +168,15 @@ class RunRecorder(MetricRecorder):
         device: torch.device,
         *,
         finished: Callable[[], bool] = lambda: False,
+        memory: PeakMemory | None = None,
         wandb_project: str | None = None,
     ) -> None:
         self._directory = directory
         self._path = directory / "metrics.jsonl"
         self._log_every = log_every
         self._finished = finished
+        self._device = device
+        self._memory = memory
         self._peak = _peak_flops(device)
         self._previous = dict.fromkeys(COUNTS, 0.0)
         self._at_resume = dict.fromkeys(COUNTS, 0.0)
@@ -248,6 +253,9 @@ class RunRecorder(MetricRecorder):
         line["units_per_s"] = done["units"] / seconds
         line["text_tokens_per_s"] = done["text_tokens"] / seconds
         line["seconds"] = seconds
+        peak = None if self._memory is None else self._memory.bytes(self._device)
+        if peak is not None:
+            line["peak_memory_mb"] = round(peak / 2**20)
         if self._peak is not None:
             line["mfu"] = done["flops"] / seconds / self._peak
 

@@ -39,6 +39,7 @@ from lst.train.checkpoints import DirectoryCheckpoints
 from lst.train.control import RunControl
 from lst.train.engine import TrainingJob, TrainingResult
 from lst.train.feed import LossModule, LossUnit, StreamReader
+from lst.train.memory import PeakMemory
 from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, named
 from lst.train.optimizer import build_optimizer
 from lst.train.schedule import lr_factor
@@ -118,6 +119,7 @@ class LSTRecipe(Recipe):
         self._validator: LossValidator | None = None
         self._module: LossModule | None = None
         self._checkpoints: DirectoryCheckpoints | None = None
+        self._memory: PeakMemory | None = None
 
     # What fairseq2 asks for
 
@@ -160,6 +162,7 @@ class LSTRecipe(Recipe):
             config.log_every,
             gangs.device,
             finished=lambda: control.finished,
+            memory=self._memory,
             wandb_project=job.wandb_project,
         )
         self._checkpoints = checkpoints = DirectoryCheckpoints(
@@ -204,6 +207,7 @@ class LSTRecipe(Recipe):
         return TrainTask(trainer, control)
 
     def _build_module(self, config: FamilyConfig) -> LossModule:
+        self._memory = PeakMemory()
         self._module = LossModule(self.job.build_model())
         if self.job.config.compile:
             _compile_blocks(self._module)

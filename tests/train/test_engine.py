@@ -69,7 +69,7 @@ def metrics(directory: Path) -> list[dict[str, Any]]:
     """The lines of a run, without what depends on the clock."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     for line in lines:
-        for key in ("seconds", "units_per_s", "text_tokens_per_s", "grad_norm"):
+        for key in ("seconds", "units_per_s", "text_tokens_per_s", "grad_norm", "peak_memory_mb"):
             line.pop(key, None)
     return lines
 

@@ -17,6 +17,7 @@ import yaml
 
 from lst.manifest import Manifest, load_manifest
 from lst.model.checkpoint import load_model
+from lst.train.options import load_pretrain_options, plan_of
 from tests.train.test_stages import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -224,6 +225,27 @@ def test_one_dead_process_of_two(config: Path, undisturbed: Manifest, tmp_path: 
     assert code == 0, err
     for name in SEEN:
         assert load_manifest(out).totals[name] == undisturbed.totals[name], name
+
+
+def test_the_peak_of_a_step_is_what_the_plan_says(data: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    """In a process of its own: the resident set of one that has trained before grows less."""
+    settings = {
+        "pairs": str(data[0].path),
+        "text": str(data[1].path),
+        "model": {"preset": "nano"},
+        "batch": {"sequence_units": 512, "rows": 8},
+        "budget": {"amount": 3},
+        "log_every": 1,
+        "valid_rows": 1,
+        "checkpoint": {"every_steps": 100, "every_seconds": None},
+    }
+    config = tmp_path / "nano.yaml"
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    code, _, err = finish(start(*command(config, tmp_path / "model")))
+    assert code == 0, err
+    lines = load_manifest(tmp_path / "model").file("metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    peak = max(json.loads(line).get("peak_memory_mb", 0) for line in lines)
+    assert plan_of(load_pretrain_options(config, []))["memory_mb"] == pytest.approx(peak, rel=0.2)
 
 
 def _children(pid: int) -> list[str]:
