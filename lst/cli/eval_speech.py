@@ -1,16 +1,17 @@
-"""`lst eval align`, `lst eval vocoder`: the speech parts, measured."""
+"""`lst eval align`, `lst eval vocoder`, `lst eval units`: the speech parts, measured."""
 
 from pathlib import Path
 
 import typer
 
-from lst.cli.eval_common import FORCE, JSON, OUT, SEED, checked, kept_or_temporary, print_result, read_result
+from lst.cli.eval_common import DEVICE, FORCE, JSON, OUT, SEED, checked, kept_or_temporary, print_result, read_result
 
 
 def register(group: typer.Typer) -> None:
     """Add the commands to `lst eval`."""
     group.command("align")(align)
     group.command("vocoder")(vocoder)
+    group.command("units")(units)
 
 
 def align(
@@ -70,4 +71,37 @@ def vocoder(
     with stage_progress("eval-vocoder") as progress, kept_or_temporary(out) as target:
         made = evaluate_vocoder(units, open_input(units, "audio"), target, config, progress=progress, force=force)
         shown = read_result(made)
+    print_result(*shown, as_json)
+
+
+def units(
+    directory: Path = typer.Argument(
+        ..., metavar="AUDIO", help="Transcribed audio (made by lst ingest) of speakers the tokenizer has not heard."
+    ),
+    tokenizer: str = typer.Option("mfcc-501", help="Name of a unit tokenizer, or the directory of one."),
+    aligner: str = typer.Option("pocketsphinx", help="Finds the phones."),
+    minutes: float = typer.Option(40.0, help="Aligned speech that units are compared with."),
+    disturbed_minutes: float = typer.Option(10.0, help="Speech that is disturbed."),
+    base: bool = typer.Option(False, "--base", help="Compare the speed with HuBERT-base of random weights."),
+    out: Path | None = OUT,
+    seed: int = SEED,
+    device: str = DEVICE,
+    force: bool = FORCE,
+    as_json: bool = JSON,
+) -> None:
+    """How good are units? PNMI against phones, speaker NMI, robustness, invariance, speed.
+
+    Example: lst eval units outputs/heldout/audio --tokenizer hubert-nano-25hz-501
+    """
+    from lst.cli.common import stage_progress
+    from lst.evaluate.units import UnitsConfig
+    from lst.evaluate.units import units as run
+    from lst.manifest import load_manifest
+
+    values = {"tokenizer": tokenizer, "aligner": aligner, "minutes": minutes, "disturbed_minutes": disturbed_minutes}
+    config = checked(UnitsConfig, {**values, "base": base, "seed": seed})
+    audio = load_manifest(directory, "lst.audio")
+    with stage_progress("eval-units") as progress, kept_or_temporary(out) as target:
+        result = run(audio, target, config, progress=progress, force=force, device=device)
+        shown = read_result(result)
     print_result(*shown, as_json)

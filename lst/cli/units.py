@@ -54,31 +54,54 @@ def tokenize_audio(
 
 def train_tokenizer(
     directory: Path = typer.Argument(..., metavar="AUDIO_MANIFEST", help="An audio manifest, made by lst ingest."),
+    changes: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE]...", help="Settings, with dotted keys: hubert.training.steps=20000"
+    ),
     out: Path = typer.Option(..., help="Where the tokenizer goes; then usable as --tokenizer."),
-    kind: str = typer.Option("mfcc", help="mfcc: MFCC-39 and k-means, HuBERT's first iteration."),
-    units: int = typer.Option(501, help="Number of clusters, at most 501."),
-    seed: int = typer.Option(0, help="Of the sample of frames and of k-means."),
-    max_frames: int = typer.Option(500_000, help="Frames that k-means sees: bounds memory."),
-    name: str = typer.Option("", help="What the tokenizer calls itself (default: KIND-UNITS)."),
-    licence: str = typer.Option("", help="Licence on its card (default: those of the audio)."),
+    kind: str = typer.Option(None, help="mfcc: MFCC-39 and k-means. hubert: masked prediction of clusters."),
+    config: Path = typer.Option(None, help="YAML file with the settings."),
+    valid: Path = typer.Option(None, help="Another audio manifest (other speakers) to validate a HuBERT on."),
+    targets: str = typer.Option(
+        None, help="Whose features a HuBERT predicts: mfcc, a tokenizer, or the directory of a CTranslate2 Whisper."
+    ),
+    units: int = typer.Option(None, help="Number of clusters, at most 501 (default: 501)."),
+    seed: int = typer.Option(None, help="Of the sample of frames, of k-means, and of the training (default: 0)."),
+    max_frames: int = typer.Option(None, help="Frames that k-means sees: bounds memory (default: 500000)."),
+    name: str = typer.Option(None, help="What the tokenizer calls itself (default: KIND-UNITS)."),
+    licence: str = typer.Option(None, help="Licence on its card (default: those of the audio)."),
+    device: str = typer.Option("cpu", help="cpu or cuda (for HuBERT)."),
     force: bool = typer.Option(False, "--force", help="Replace another manifest at --out."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Fit a unit tokenizer on your own audio.
+    """Make a unit tokenizer from your own audio. Stopped by a signal, it saves; the same command continues.
 
-    Example: lst train-tokenizer outputs/audio --out my-tokenizer --kind mfcc
+    Example: lst train-tokenizer outputs/audio --out my-tokenizer --kind hubert hubert.training.steps=20000
     """
+    import json
+
     from lst.cli.common import print_manifest, stage_progress
     from lst.manifest import load_manifest
+    from lst.pipeline.recipe import read_yaml
+    from lst.train.options import settings_of
     from lst.units.train import TrainTokenizerConfig
     from lst.units.train import train_tokenizer as run
 
-    config = _config(
-        TrainTokenizerConfig,
-        {"kind": kind, "units": units, "seed": seed, "max_frames": max_frames, "name": name, "licence": licence},
-    )
+    options = {
+        "kind": kind,
+        "hubert.targets": targets,
+        "units": units,
+        "seed": seed,
+        "max_frames": max_frames,
+        "name": name,
+        "licence": licence,
+    }
+    given = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    body = read_yaml(config) if config is not None else {}
+    settings = settings_of(TrainTokenizerConfig, body, [*given, *(changes or [])], str(config or ""))
+    audio = load_manifest(directory, "lst.audio")
+    held_out = load_manifest(valid, "lst.audio") if valid is not None else None
     with stage_progress("train-tokenizer") as progress:
-        made = run(load_manifest(directory, "lst.audio"), out, config, progress=progress, force=force)
+        made = run(audio, out, settings, valid=held_out, device=device, progress=progress, force=force)
     print_manifest(made, as_json=as_json)
 
 

@@ -149,6 +149,36 @@ def vocoder_markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def units_markdown(summary: dict[str, Any]) -> str:
+    """Quality, robustness, invariance and speed of a tokenizer, a line each."""
+    quality = summary["quality"]
+    lines = [f"# {summary['tokenizer']}", "", _line(["measure", "value"]), _line(["---", "---"])]
+    lines += [
+        _line(["PNMI (shuffled)", f"{quality['pnmi']:.3f} ({quality['pnmi_floor']:.3f})"]),
+        _line(["phone purity", f"{quality['phone_purity']:.3f}"]),
+        _line([f"speaker NMI, {quality['speakers']} speakers", f"{quality['speaker_nmi']:.3f}"]),
+        _line(["units used", str(quality["units_used"])]),
+    ]
+    lines += [
+        _line([f"units unchanged, {name}", f"{_percent(share)}%"]) for name, share in summary["robustness"].items()
+    ]
+    places = {
+        "batch": "among others, in pieces",
+        "windows": "long file in windows",
+        "seams": "within 1 s of a seam",
+    }
+    lines += [_line([f"same units, {places[key]}", f"{_percent(v)}%"]) for key, v in summary["invariance"].items()]
+    speed = summary["speed"]
+    lines.append(_line(["seconds of audio per CPU-second", f"{speed['audio_s_per_cpu_s']:.0f}"]))
+    if "times_hubert_base" in speed:
+        lines.append(_line(["times as fast as HuBERT-base", f"{speed['times_hubert_base']:.1f}"]))
+    seconds = f"{summary['seconds'] / 60:.1f} min of speech, {summary['utterances']} utterances"
+    lines += ["", f"Phones: {summary['aligner']}, at the middle of each frame; {seconds}."]
+    if summary["left_out"]:
+        lines.append("Left out: " + ", ".join(f"{n} {why}" for why, n in summary["left_out"].items()) + ".")
+    return "\n".join(lines) + "\n"
+
+
 def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 

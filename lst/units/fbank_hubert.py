@@ -23,7 +23,7 @@ class FbankHubertEncoder:
         self.dim = network.config.dim
         self.layer = layer
         self._device = torch.device(device)
-        self._network = network.to(self._device)
+        self.network = network.to(self._device)
 
     def num_frames(self, num_samples: int) -> int:
         """ceil(n / 640)."""
@@ -41,7 +41,7 @@ class FbankHubertEncoder:
         whole = np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
         whole[: len(samples)] = samples
         with torch.inference_mode(), reproducible():
-            found = self._network.features(torch.from_numpy(whole)[None].to(self._device), self.layer)
+            found = self.network.features(torch.from_numpy(whole)[None].to(self._device), self.layer)
             features: NDArray[np.float32] = found[0].float().cpu().numpy()
         return features
 

@@ -129,24 +129,7 @@ def build(checkpoint: HubertCheckpoint, layer: int) -> tuple[Any, Any]:
     Raises RuntimeError if weights are missing or of another shape.
     """
     architecture = checkpoint.architecture
-    config = Wav2Vec2EncoderConfig(
-        model_dim=architecture.dim,
-        feature_dim=architecture.conv_layers[-1][0],
-        feature_extractor_layer_descs=list(architecture.conv_layers),
-        feature_extractor_bias=architecture.conv_bias,
-        feature_extractor_layer_norm_convs=architecture.conv_layer_norm,
-        layer_norm_features=not architecture.norm_first,
-        pos_conv_kernel_size=architecture.pos_kernel,
-        num_pos_conv_groups=architecture.pos_groups,
-        num_encoder_layers=layer,
-        num_encoder_attn_heads=architecture.heads,
-        ffn_inner_dim=architecture.ffn_dim,
-        norm_order=TransformerNormOrder.PRE if architecture.norm_first else TransformerNormOrder.POST,
-        dropout_p=0.0,
-        attn_dropout_p=0.0,
-        layer_drop_p=0.0,
-    )
-    factory = Wav2Vec2EncoderFactory(config)
+    factory = _factory(architecture, layer)
     with torch.device("meta"):
         frontend, encoder = factory.create_encoder_frontend(), factory.create_encoder()
         if frontend.model_dim_proj is None and "frontend.model_dim_proj.weight" in checkpoint.weights:
@@ -166,6 +149,52 @@ def build(checkpoint: HubertCheckpoint, layer: int) -> tuple[Any, Any]:
         module.eval().requires_grad_(False)
     remove_weight_norm(cast(Any, frontend.pos_encoder).conv)
     return frontend, encoder
+
+
+def _factory(architecture: HubertArchitecture, layers: int) -> Wav2Vec2EncoderFactory:
+    return Wav2Vec2EncoderFactory(
+        Wav2Vec2EncoderConfig(
+            model_dim=architecture.dim,
+            feature_dim=architecture.conv_layers[-1][0],
+            feature_extractor_layer_descs=list(architecture.conv_layers),
+            feature_extractor_bias=architecture.conv_bias,
+            feature_extractor_layer_norm_convs=architecture.conv_layer_norm,
+            layer_norm_features=not architecture.norm_first,
+            pos_conv_kernel_size=architecture.pos_kernel,
+            num_pos_conv_groups=architecture.pos_groups,
+            num_encoder_layers=layers,
+            num_encoder_attn_heads=architecture.heads,
+            ffn_inner_dim=architecture.ffn_dim,
+            norm_order=TransformerNormOrder.PRE if architecture.norm_first else TransformerNormOrder.POST,
+            dropout_p=0.0,
+            attn_dropout_p=0.0,
+            layer_drop_p=0.0,
+        )
+    )
+
+
+BASE = HubertArchitecture(
+    conv_layers=((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 3),
+    conv_bias=False,
+    conv_layer_norm=False,
+    dim=768,
+    layers=12,
+    heads=12,
+    ffn_dim=3072,
+    pos_kernel=128,
+    pos_groups=16,
+    norm_first=False,
+)
+"""HuBERT-base with a stride of 640 samples, as the public 25 Hz tokenizers have it."""
+
+
+def random_base(layer: int = 11) -> HubertEncoder:
+    """HuBERT-base with random weights: what the speed of another encoder is compared with."""
+    factory = _factory(BASE, layer)
+    modules = {"frontend": factory.create_encoder_frontend(), "encoder": factory.create_encoder()}
+    weights = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    checkpoint = HubertCheckpoint(BASE, weights, normalize=False, normalize_eps=1e-5, final_norm_at=None)
+    return HubertEncoder(checkpoint, layer, None, "cpu")
 
 
 def _beyond(key: str, layer: int) -> bool:

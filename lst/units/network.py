@@ -16,36 +16,18 @@ import torch
 from fairseq2.models.transformer import TransformerNormOrder
 from fairseq2.models.wav2vec2 import StandardWav2Vec2Masker, Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory
 from fairseq2.nn import BatchLayout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lst.constants import SAMPLES_PER_FRAME
 from lst.errors import LstError
+from lst.units.hubert_config import NetworkConfig
 from lst.units.logmel import HOP, LogMel
 
 STACK = SAMPLES_PER_FRAME // HOP
 """Log-mel frames per unit."""
 FORM = "lst.hubert/1"
-
-
-class NetworkConfig(BaseModel):
-    """Sizes of the network. The defaults make 6.5 M parameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mel_bands: int = Field(default=80, ge=8, le=128)
-    dim: int = Field(default=256, ge=8)
-    layers: int = Field(default=8, ge=1, le=48)
-    heads: int = Field(default=4, ge=1)
-    ffn_dim: int = Field(default=1024, ge=8)
-    pos_kernel: int = Field(default=32, ge=2, description="frames of 40 ms that the position convolution spans")
-    pos_groups: int = Field(default=16, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    mask_span: int = Field(default=5, ge=1, description="frames in a masked span (200 ms)")
-    mask_share: float = Field(default=0.4, gt=0, lt=1, description="share of frames masked, were spans not to overlap")
-    clusters: int = Field(default=501, ge=2, description="clusters that are predicted")
-    temperature: float = Field(default=0.1, gt=0, description="of the cosine logits")
 
 
 class HubertNetwork(nn.Module):
@@ -80,7 +62,7 @@ class HubertNetwork(nn.Module):
         self.encoder = factory.create_encoder()
         self.masker = StandardWav2Vec2Masker(config.dim, config.mask_span, config.mask_share, 1)
         self.final_proj = nn.Linear(config.dim, config.dim)
-        self.label_embs = nn.Parameter(torch.empty(config.clusters, config.dim).uniform_())
+        self.label_embs = nn.Parameter(torch.randn(config.clusters, config.dim))
 
     def features(self, samples: Tensor, layer: int | None = None) -> Tensor:
         """(B, n) samples, n a multiple of 640 -> (B, n / 640, dim) after `layer` layers, counted from 1.

@@ -13,16 +13,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from lst.config import StageConfig
 from lst.errors import LstError
 from lst.manifest import Progress, explain_os_errors, write_atomic
 from lst.train.control import RunControl, TrainingStopped, stop_signals
-from lst.units.network import HubertNetwork, NetworkConfig, hubert_loss
+from lst.units.hubert_config import NetworkConfig, PretrainConfig
+from lst.units.network import HubertNetwork, hubert_loss, load_network
 from lst.units.segments import Corpus, Segments, plain_segments
 
 CHECKPOINT = "checkpoint.pt"
@@ -32,29 +31,6 @@ VALID_ROWS = 40
 log = logging.getLogger("lst.units")
 
 
-class PretrainConfig(StageConfig):
-    """How long, how fast, on what."""
-
-    steps: int = Field(default=8000, ge=1, description="updates")
-    frames: int = Field(default=1600, ge=400, multiple_of=400, description="frames of 40 ms per update")
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
-    warmup_steps: int = Field(default=400, ge=0)
-    decay_share: float = Field(
-        default=0.4, ge=0, le=1, description="last share of the steps, in which the rate falls to 0"
-    )
-    weight_decay: float = Field(default=0.02, ge=0)
-    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
-    unmasked_weight: float = Field(default=1.0, ge=0, description="of the loss on frames that are not masked")
-    disturb: bool = Field(default=True, description="noise, gain, colour, band limit and speed in what is heard")
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="bfloat16", description="of matrix products; bfloat16 doubles the speed where the processor has it"
-    )
-    seed: int = Field(default=0, ge=0)
-    log_every: int = Field(default=50, ge=1)
-    validate_every: int = Field(default=500, ge=1)
-    checkpoint_seconds: float = Field(default=240.0, gt=0)
-
-
 def pretrain(
     directory: Path,
     corpus: Corpus,
@@ -62,18 +38,22 @@ def pretrain(
     network_config: NetworkConfig,
     config: PretrainConfig,
     *,
+    init: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> HubertNetwork:
     """Train, or go on with the training in `directory`, and return the network for evaluation, on the CPU.
 
     `config.steps`, `decay_share` and what is logged may differ from those of an earlier attempt: a run can be made
-    longer. Raises TrainingStopped after a stop signal (saved; the same call goes on), LstError for a loss that is not
-    a number or a checkpoint of another network.
+    longer. `init`: weights to start from, of a network of the same sizes. Raises TrainingStopped after a stop signal
+    (saved; the same call goes on), LstError for a loss that is not a number or a checkpoint of another network.
     """
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    network = HubertNetwork(network_config).to(device)
+    network = HubertNetwork(network_config)
+    if init is not None:
+        _start_from(network, init)
+    network.to(device)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
@@ -167,6 +147,21 @@ def validate(network: HubertNetwork, corpus: Corpus, precision: str) -> dict[str
         hits += float((logits.argmax(-1) == wanted)[known].sum())
         frames += int(known.sum())
     return {"loss": losses / max(frames, 1), "accuracy": hits / max(frames, 1)}
+
+
+def _start_from(network: HubertNetwork, path: Path) -> None:
+    """Weights of another network; the embeddings of its clusters too, where there are as many."""
+    source = load_network(path)
+    weights = source.state_dict()
+    if len(source.label_embs) != len(network.label_embs):
+        weights["label_embs"] = network.label_embs.detach()
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise LstError(
+            f"{path} has other sizes than the network to be trained: {source.config.model_dump(mode='json')}.",
+            hint="Give the same sizes under hubert.network.",
+        ) from error
 
 
 def _save(directory: Path, network: HubertNetwork, optimizer: torch.optim.Optimizer, step: int) -> None:

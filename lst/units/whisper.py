@@ -120,22 +120,26 @@ class WhisperEncoder:
         return functional.layer_norm(hidden, (self.dim,), gamma, beta)
 
 
-def load_whisper(files: "Path | list[Path]", layer: int | None = None) -> WhisperEncoder:
-    """The encoder in a CTranslate2 directory or `model.bin` (or the parts of one, in order).
+def model_file(path: Path) -> Path:
+    """`model.bin` of a CTranslate2 directory, or the file itself."""
+    return path / "model.bin" if path.is_dir() else path
 
-    Raises LstError if it is damaged, quantized to integers, or not a Whisper.
+
+def load_whisper(path: Path, layer: int | None = None) -> WhisperEncoder:
+    """The encoder in a CTranslate2 directory or its `model.bin`.
+
+    Raises LstError if it is damaged, quantized to integers, not a Whisper, or has no such layer.
     """
-    parts = files if isinstance(files, list) else [files / "model.bin" if files.is_dir() else files]
+    file = model_file(path)
     try:
-        content = b"".join(part.read_bytes() for part in parts)
-        spec, variables = _read_variables(content)
+        spec, variables = _read_variables(file.read_bytes())
     except (OSError, struct.error, ValueError, KeyError) as error:
-        raise LstError(f"{parts[0]} cannot be read as a CTranslate2 model ({error}).") from error
+        raise LstError(f"{file} cannot be read as a CTranslate2 model ({error}).") from error
     if spec != "WhisperSpec":
-        raise LstError(f"{parts[0]} holds a {spec}, not a Whisper.")
+        raise LstError(f"{file} holds a {spec}, not a Whisper.")
     wanted = {name: value for name, value in variables.items() if name.startswith("encoder/")}
     if any(value.dtype == np.int8 for value in wanted.values()):
-        raise LstError(f"{parts[0]} is quantized to integers.", hint="Take a float16 or float32 conversion.")
+        raise LstError(f"{file} is quantized to integers.", hint="Take a float16 or float32 conversion.")
     return WhisperEncoder({name: torch.from_numpy(value.copy()) for name, value in wanted.items()}, layer)
 
 

@@ -1,0 +1,207 @@
+"""Features -> a codebook: standardised, optionally projected on the directions that tell phones apart, then k-means.
+
+1. The mean and deviation per dimension, over all frames.
+2. A uniform random sample of at most `max_frames` frames, drawn while reading: memory does not grow with the corpus.
+3. Mini-batch k-means (Sculley 2010) from k-means++ on the sample.
+The same features, settings and seed give the same bytes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lst.constants import FRAME_RATE
+from lst.errors import LstError
+from lst.manifest import write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lst.units.quantizers import KMeansQuantizer
+
+FRAMES_PER_UNIT = 10
+"""Fewer frames than this per unit are refused: such a codebook memorises its audio."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """`centroids`: (K, d) float32; `mean`, `std`: (D,) float32; `projection`: (D, d) float32 or None (then d = D)."""
+
+    centroids: "np.ndarray"
+    mean: "np.ndarray"
+    std: "np.ndarray"
+    projection: "np.ndarray | None" = None
+
+    def quantizer(self) -> "KMeansQuantizer":
+        """What gives the units."""
+        from lst.units.quantizers import KMeansQuantizer
+
+        return KMeansQuantizer(self.centroids, self.mean, self.std, self.projection)
+
+    def save(self, path: Path) -> None:
+        """As the safetensors file that `load_quantizer` reads."""
+        from safetensors.numpy import save
+
+        tensors = {"centroids": self.centroids, "mean": self.mean, "std": self.std}
+        if self.projection is not None:
+            tensors["projection"] = self.projection
+        write_atomic(path, save(tensors))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A codebook, and what is known of its fit."""
+
+    codebook: Codebook
+    frames_seen: int
+    frames_fitted: int
+    numbers: dict[str, float]
+
+
+def fit(
+    features: "Iterable[tuple[int, np.ndarray]]",
+    units: int,
+    seed: int,
+    max_frames: int,
+    *,
+    source: object,
+    phones: Mapping[int, Sequence[str]] | None = None,
+    dimensions: int = 0,
+) -> Fitted:
+    """Fit `units` clusters on the features (T, D) of utterances that come with their numbers.
+
+    With `phones` (of some utterances, one per frame) and `dimensions`, on that many discriminant directions. Raises
+    LstError, naming `source`, if there is too little audio for so many units, or if it is silent or constant.
+    """
+    import numpy as np
+
+    sample = FrameSample(max_frames, seed)
+    labelled: list[np.ndarray] = []
+    labels: list[str] = []
+    for index, frames in features:
+        sample.add(frames)
+        if phones is not None and index in phones:
+            length = min(len(frames), len(phones[index]))
+            labelled.append(frames[:length].astype(np.float32))
+            labels.extend(phones[index][:length])
+    check_enough(sample, units, source)
+    mean, std = sample.moments()
+    projection = None
+    if phones is not None and dimensions:
+        from lst.units.lda import discriminant_directions
+
+        known = (np.concatenate(labelled) - mean) / std if labelled else np.zeros((0, len(mean)))
+        projection = discriminant_directions(known, np.array(labels), dimensions).astype(np.float32)
+    standard = (sample.frames() - mean) / std
+    if projection is not None:
+        standard = standard @ projection
+    standard = standard.astype(np.float32)
+    centroids = fit_codebook(standard, units, seed)
+    codebook = Codebook(centroids, mean.astype(np.float32), std.astype(np.float32), projection)
+    return Fitted(codebook, sample.seen, len(standard), _numbers(standard, centroids))
+
+
+class FrameSample:
+    """A uniform sample of frames from a stream of unknown length, and the moments of the whole stream.
+
+    Every frame draws a random key, and the `capacity` frames with the smallest keys stay.
+    """
+
+    def __init__(self, capacity: int, seed: int) -> None:
+        import numpy as np
+
+        self.capacity = capacity
+        self.seen = 0
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._keys: list[np.ndarray] = []
+        self._kept: list[np.ndarray] = []
+        self._waiting = 0
+        self._sum: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, frames: "np.ndarray") -> None:
+        """(T, D) more frames."""
+        self.seen += len(frames)
+        self._sum = self._sum + frames.sum(axis=0, dtype="float64")
+        self._squares = self._squares + (frames.astype("float64") ** 2).sum(axis=0)
+        self._keys.append(self._random.random(len(frames)))
+        self._kept.append(frames.astype("float32"))
+        self._waiting += len(frames)
+        if self._waiting > 2 * self.capacity:
+            self._shrink()
+
+    def frames(self) -> "np.ndarray":
+        """(at most capacity, D) float32, in random order."""
+        self._shrink()
+        return self._kept[0]
+
+    def moments(self) -> "tuple[np.ndarray, np.ndarray]":
+        """Mean and standard deviation (D,) of all frames seen; deviations of zero become one."""
+        import numpy as np
+
+        mean = self._sum / self.seen
+        variance = np.maximum(self._squares / self.seen - mean**2, 0)
+        std = np.sqrt(variance)
+        return mean, np.where(std > 1e-6, std, 1.0)
+
+    def _shrink(self) -> None:
+        import numpy as np
+
+        keys, frames = np.concatenate(self._keys), np.concatenate(self._kept)
+        order = np.argsort(keys, kind="stable")[: self.capacity]
+        self._keys, self._kept, self._waiting = [keys[order]], [frames[order]], len(order)
+
+
+def fit_codebook(frames: "np.ndarray", units: int, seed: int) -> "np.ndarray":
+    """(N, D) standardised frames -> (units, D) float32 centroids."""
+    import numpy as np
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    kmeans = MiniBatchKMeans(
+        n_clusters=units, init="k-means++", n_init=3, batch_size=4096, max_iter=100, random_state=seed
+    )
+    with threadpool_limits(1):  # sums in another order would be another codebook
+        kmeans.fit(frames)
+    centroids: np.ndarray = kmeans.cluster_centers_.astype(np.float32)
+    return centroids
+
+
+def check_enough(sample: FrameSample, units: int, source: object) -> None:
+    """Raises LstError unless the sample can carry so many clusters."""
+    import numpy as np
+
+    needed = units * FRAMES_PER_UNIT
+    if sample.seen < needed:
+        raise LstError(
+            f"{source} has {sample.seen / FRAME_RATE:.0f} s of usable audio, too little for {units} clusters.",
+            hint=f"Give at least {needed / FRAME_RATE:.0f} s, or ask for fewer with --units.",
+        )
+    frames = sample.frames()
+    # Frames that differ have different projections, and sorting numbers is faster than sorting vectors.
+    direction = np.random.Generator(np.random.PCG64(0)).standard_normal(frames.shape[1])
+    different = len(np.unique((frames @ direction).round(6)))
+    if different < units:
+        raise LstError(
+            f"{source} holds only {different} different frames, too few for {units} clusters: "
+            "the audio is silent or constant.",
+            hint="Check the recordings with a player, or leave the silent ones out.",
+        )
+
+
+def _numbers(standard: "np.ndarray", centroids: "np.ndarray") -> dict[str, float]:
+    import numpy as np
+
+    from lst.units.quantizers import KMeansQuantizer
+
+    codes = KMeansQuantizer(centroids).codes(standard)
+    share = np.bincount(codes, minlength=len(centroids)) / len(codes)
+    used = share[share > 0]
+    spread = float(((standard - standard.mean(axis=0)) ** 2).mean())
+    distortion = float(((standard - centroids[codes]) ** 2).mean())
+    return {
+        "units_used": len(used),
+        "perplexity": round(float(np.exp(-(used * np.log(used)).sum())), 1),
+        "variance_explained": round(1 - distortion / spread, 4),
+    }

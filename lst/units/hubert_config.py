@@ -1,0 +1,79 @@
+"""Sizes of a HuBERT, and how it is trained. Nothing here needs torch."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lst.config import StageConfig
+
+
+class NetworkConfig(StageConfig):
+    """Sizes of the network. The defaults make 5.1 M parameters."""
+
+    mel_bands: int = Field(default=80, ge=8, le=128)
+    dim: int = Field(default=256, ge=8)
+    layers: int = Field(default=6, ge=1, le=48)
+    heads: int = Field(default=4, ge=1)
+    ffn_dim: int = Field(default=1024, ge=8)
+    pos_kernel: int = Field(default=32, ge=2, description="frames of 40 ms that the position convolution spans")
+    pos_groups: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    mask_span: int = Field(default=5, ge=1, description="frames in a masked span (200 ms)")
+    mask_share: float = Field(default=0.4, gt=0, lt=1, description="share of frames masked, were spans not to overlap")
+    clusters: int = Field(default=501, ge=2, description="clusters that are predicted")
+    temperature: float = Field(default=0.1, gt=0, description="of the cosine logits")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "NetworkConfig":
+        if self.dim % self.heads or self.dim % self.pos_groups:
+            raise ValueError("dim must be a multiple of heads and of pos_groups")
+        return self
+
+
+class PretrainConfig(StageConfig):
+    """How long, how fast, on what."""
+
+    steps: int = Field(default=8000, ge=1, description="updates")
+    frames: int = Field(default=1600, ge=400, multiple_of=400, description="frames of 40 ms per update")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    warmup_steps: int = Field(default=400, ge=0)
+    decay_share: float = Field(
+        default=0.4, ge=0, le=1, description="last share of the steps, in which the rate falls to 0"
+    )
+    weight_decay: float = Field(default=0.02, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    unmasked_weight: float = Field(default=1.0, ge=0, description="of the loss on frames that are not masked")
+    disturb: bool = Field(default=True, description="noise, gain, colour, band limit and speed in what is heard")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="of matrix products; bfloat16 doubles the speed where the processor has it"
+    )
+    seed: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=500, ge=1)
+    checkpoint_seconds: float = Field(default=240.0, gt=0)
+
+
+class HubertConfig(StageConfig):
+    """From audio to a HuBERT and its codebook (`lst train-tokenizer --kind hubert`)."""
+
+    targets: str = Field(
+        default="mfcc",
+        description="whose clustered features are predicted: mfcc (iteration 0), a tokenizer (iteration n), or the "
+        "directory of a CTranslate2 Whisper (a teacher)",
+    )
+    targets_layer: int | None = Field(
+        default=None, ge=1, description="layer of the teacher; empty: its own or the last"
+    )
+    layer: int | None = Field(default=None, ge=1, description="layer whose features become units; empty: the last")
+    discriminants: int = Field(
+        default=0,
+        ge=0,
+        description="cluster on so many directions that tell phones apart (LDA on a forced alignment of transcribed "
+        "audio), for targets of teachers and for units; 0: on the features themselves",
+    )
+    aligner: str = Field(default="pocketsphinx", description="finds the phones for the discriminants")
+    phones_hours: float = Field(default=1.25, gt=0, description="audio that is aligned for the discriminants")
+    fit_hours: float = Field(default=3.0, gt=0, description="audio that clusters are fitted on, drawn at random")
+    init: str = Field(default="", description="a tokenizer made by this command: its weights are the start")
+    network: NetworkConfig = NetworkConfig()
+    training: PretrainConfig = PretrainConfig()

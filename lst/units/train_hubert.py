@@ -1,0 +1,247 @@
+"""Audio -> a HuBERT tokenizer (Hsu et al. 2021): targets, masked prediction, codebook. Every step resumes.
+
+    WORK/audio.i16, audio.json      the recordings on the 40 ms grid (and valid/ likewise)
+    WORK/phones.json                phones of a part of them, if discriminants are asked for
+    WORK/targets.safetensors        codebook of the teacher's features, fitted on a part of the audio
+    WORK/targets.npy                cluster of every frame
+    WORK/checkpoint.pt              the training (`lst.units.pretrain`)
+    network.safetensors             float16 weights, the prediction head among them: a later training can start there
+
+All in the unfinished output, so a killed command goes on where it was; WORK is left out of the finished one.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lst.constants import FRAME_RATE
+from lst.errors import LstError
+from lst.manifest import DirectoryResult, Manifest, Progress, Rejection, sha256_file, write_atomic, write_json
+from lst.units.codebooks import fit
+from lst.units.fbank_hubert import FbankHubertEncoder
+from lst.units.hubert_config import HubertConfig
+from lst.units.loading import identify_tokenizer
+from lst.units.network import load_network, save_network
+from lst.units.phones import align_phones
+from lst.units.pretrain import METRICS, pretrain
+from lst.units.quantizers import load_quantizer
+from lst.units.recordings import Recordings, Utterance, collect_recordings
+from lst.units.segments import Corpus
+from lst.units.spec import FbankHubertSpec
+from lst.units.teachers import EncoderTeacher, Teacher, open_teacher
+
+if TYPE_CHECKING:
+    from lst.units.train import TrainTokenizerConfig
+
+WORK = "work"
+NETWORK_FILE = "network.safetensors"
+TARGETS_FILE = "targets.safetensors"
+Phones = Mapping[int, Sequence[str]]
+
+
+def identities(config: HubertConfig) -> dict[str, Any]:
+    """What the paths in `config` stand for: the teacher, the initial weights."""
+    start = sha256_file(_initial_weights(config.init)) if config.init else ""
+    return {
+        "targets": open_teacher(config.targets, config.targets_layer).identity,
+        "targets_layer": None,
+        "init": start,
+    }
+
+
+def make_hubert(
+    directory: Path,
+    audio: Manifest,
+    valid: Manifest | None,
+    config: "TrainTokenizerConfig",
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> DirectoryResult:
+    """Fill `directory` with a tokenizer. Called again after a kill, it goes on. Errors: see `train_tokenizer`."""
+    from lst.units.train import describe
+
+    hubert = config.hubert
+    if hubert.network.clusters != config.units:
+        hubert = hubert.model_copy(update={"network": hubert.network.model_copy(update={"clusters": config.units})})
+    training = hubert.training.model_copy(update={"seed": config.seed})
+    work = directory / WORK
+    rejected: list[Rejection] = []
+    recordings = collect_recordings(audio, work, rejected, progress)
+    phones = _phones(recordings, work, hubert, config.seed, progress) if hubert.discriminants else None
+    corpus, held_out = _corpora(recordings, valid, phones, work, config, device, progress)
+    network = pretrain(
+        work,
+        corpus,
+        held_out,
+        hubert.network,
+        training,
+        init=_initial_weights(hubert.init) if hubert.init else None,
+        device=device,
+        progress=progress,
+    )
+    # Units are made with the weights as they are kept, in half precision.
+    save_network(directory / NETWORK_FILE, network, torch.float16)
+    layer = hubert.layer or hubert.network.layers
+    encoder = FbankHubertEncoder(load_network(directory / NETWORK_FILE), layer, device)
+    fitted = fit(
+        EncoderTeacher(encoder, {}).features(_part(recordings, phones, hubert.fit_hours, config.seed)),
+        config.units,
+        config.seed,
+        config.max_frames,
+        source=audio.path,
+        phones=phones,
+        dimensions=hubert.discriminants,
+    )
+    shutil.copyfile(work / METRICS, directory / METRICS)
+    shutil.copyfile(work / TARGETS_FILE, directory / TARGETS_FILE)
+    board = directory / "tensorboard"
+    shutil.copytree(work / "tensorboard", board, dirs_exist_ok=True)
+    events = sorted(path.relative_to(directory).as_posix() for path in board.glob("events*"))
+    return describe(
+        directory,
+        audio,
+        config,
+        FbankHubertSpec(weights=NETWORK_FILE, layer=layer).model_dump(mode="json"),
+        fitted,
+        rejected,
+        f"{config.units} units at {FRAME_RATE} Hz: k-means on layer {layer} of a HuBERT with a log-mel front end.",
+        numbers=_last_numbers(work / METRICS),
+        facts={
+            "hours": round(recordings.frames / FRAME_RATE / 3600, 3),
+            "speakers": len({utterance.speaker for utterance in recordings.utterances}),
+            "steps": training.steps,
+            "parameters": sum(value.numel() for value in encoder.network.parameters()),
+            "settings": {**hubert.model_dump(mode="json"), **identities(config.hubert)},
+        },
+        more=(METRICS, TARGETS_FILE, *events),
+    )
+
+
+def _corpora(
+    recordings: Recordings,
+    valid: Manifest | None,
+    phones: Phones | None,
+    work: Path,
+    config: "TrainTokenizerConfig",
+    device: str,
+    progress: Progress | None,
+) -> tuple[Corpus, Corpus | None]:
+    """The recordings with the cluster of every frame: those to train on, and those to validate on."""
+    held_out = collect_recordings(valid, work / "valid", [], progress) if valid is not None else None
+    sets = [(recordings, work / "targets.npy")]
+    if held_out is not None:
+        sets.append((held_out, work / "valid" / "targets.npy"))
+    if not all(path.exists() for _, path in sets):
+        teacher = open_teacher(config.hubert.targets, config.hubert.targets_layer, device)
+        if not (work / TARGETS_FILE).exists():
+            _fit_targets(teacher, recordings, phones, work, config)
+        quantizer = load_quantizer(work / TARGETS_FILE)
+        for some, path in sets:
+            _assign(teacher, quantizer, some, path, progress)
+    corpora = [_corpus(some, np.load(path), config.seed) for some, path in sets]
+    return corpora[0], corpora[1] if valid is not None else None
+
+
+def _fit_targets(
+    teacher: Teacher, recordings: Recordings, phones: Phones | None, work: Path, config: "TrainTokenizerConfig"
+) -> None:
+    hubert = config.hubert
+    # The first iteration is HuBERT's own: clusters of the MFCC as they are.
+    dimensions = 0 if hubert.targets == "mfcc" else hubert.discriminants
+    fitted = fit(
+        teacher.features(_part(recordings, phones, hubert.fit_hours, config.seed)),
+        config.units,
+        config.seed,
+        config.max_frames,
+        source="the training audio",
+        phones=phones if dimensions else None,
+        dimensions=dimensions,
+    )
+    fitted.codebook.save(work / TARGETS_FILE)
+
+
+def _assign(teacher: Teacher, quantizer: Any, recordings: Recordings, path: Path, progress: Progress | None) -> None:
+    """The cluster of every frame, -1 where the teacher has none (HuBERT's convolutions end a frame early)."""
+    import io
+
+    targets = np.full(recordings.frames, -1, np.int16)
+    everything = ((index, recordings.samples(utterance)) for index, utterance in enumerate(recordings.utterances))
+    for done, (index, features) in enumerate(teacher.features(everything)):
+        utterance = recordings.utterances[index]
+        codes = quantizer.codes(features)[: utterance.frames]
+        targets[utterance.start : utterance.start + len(codes)] = codes
+        if progress is not None:
+            progress(done + 1, len(recordings.utterances), "utterances")
+    buffer = io.BytesIO()
+    np.save(buffer, targets)
+    write_atomic(path, buffer.getvalue())
+
+
+def _corpus(recordings: Recordings, targets: "np.ndarray", seed: int) -> Corpus:
+    """In random order: validation takes the first rows, and speakers should be mixed in them."""
+    order = [utterance for _, utterance in recordings.shuffled(seed)]
+    starts = np.array([utterance.start for utterance in order], np.int64)
+    return Corpus(recordings.audio, targets, starts, np.array([utterance.frames for utterance in order], np.int64))
+
+
+def _phones(
+    recordings: Recordings, work: Path, config: HubertConfig, seed: int, progress: Progress | None
+) -> dict[int, list[str]]:
+    """Phones of `phones_hours` of utterances that have a text, by the utterance's number."""
+    path = work / "phones.json"
+    if not path.exists():
+        texts = (
+            (str(index), recordings.samples(utterance), utterance.text, utterance.frames)
+            for index, utterance in recordings.shuffled(seed)
+            if utterance.text
+        )
+        frames = round(config.phones_hours * 3600 * FRAME_RATE)
+        found, _ = align_phones(texts, frames=frames, aligner=config.aligner, progress=progress)
+        if not found:
+            raise LstError(
+                "No utterance could be aligned with its text, so there are no phones for the discriminants.",
+                hint="Give transcribed audio, or hubert.discriminants=0.",
+            )
+        write_json(path, found)
+    return {int(index): phones for index, phones in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def _part(recordings: Recordings, phones: Phones | None, hours: float, seed: int) -> "Iterator[tuple[int, np.ndarray]]":
+    """Utterances for a fit: `hours` of them in random order, then the aligned ones among the others."""
+    frames = round(hours * 3600 * FRAME_RATE)
+
+    def chosen() -> Iterable[tuple[int, Utterance]]:
+        taken = 0
+        for index, utterance in recordings.shuffled(seed):
+            if taken < frames or (phones is not None and index in phones):
+                taken += utterance.frames
+                yield index, utterance
+
+    for index, utterance in chosen():
+        yield index, recordings.samples(utterance)
+
+
+def _initial_weights(name: str) -> Path:
+    found = identify_tokenizer(name)
+    if not isinstance(found.spec.encoder, FbankHubertSpec):
+        raise LstError(
+            f"{name} is a tokenizer of kind {found.spec.encoder.kind}: a training cannot start from it.",
+            hint="Give one that was made by lst train-tokenizer --kind hubert.",
+        )
+    return found.directory / found.spec.encoder.weights
+
+
+def _last_numbers(metrics: Path) -> dict[str, float]:
+    """Loss and accuracy at the end of the training, in training and validation."""
+    numbers: dict[str, float] = {}
+    for line in map(json.loads, metrics.read_text(encoding="utf-8").splitlines()):
+        for name in ("loss", "accuracy", "masked_accuracy"):
+            if name in line:
+                numbers[f"{line['split']}_{name}"] = round(line[name], 4)
+    return numbers
