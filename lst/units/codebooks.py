@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from lst.units.quantizers import KMeansQuantizer
 
+Phones = Mapping[int, Sequence[str]]
+"""Phones of some utterances, by the utterance's number: one per frame."""
+
 FRAMES_PER_UNIT = 10
 """Fewer frames than this per unit are refused: such a codebook memorises its audio."""
 
@@ -39,14 +42,26 @@ class Codebook:
 
         return KMeansQuantizer(self.centroids, self.mean, self.std, self.projection)
 
+    def project(self, features: "np.ndarray") -> "np.ndarray":
+        """(T, D) -> (T, d) float64: where distances are measured."""
+        import numpy as np
+
+        standard: np.ndarray = (features - self.mean.astype(np.float64)) / self.std.astype(np.float64)
+        return standard if self.projection is None else standard @ self.projection.astype(np.float64)
+
+    def tensors(self) -> "dict[str, np.ndarray]":
+        """Its parts by name."""
+        import numpy as np
+
+        parts = {"centroids": self.centroids, "mean": self.mean, "std": self.std, "projection": self.projection}
+        # safetensors writes the bytes as they lie, in whatever order.
+        return {name: np.ascontiguousarray(part) for name, part in parts.items() if part is not None}
+
     def save(self, path: Path) -> None:
         """As the safetensors file that `load_quantizer` reads."""
         from safetensors.numpy import save
 
-        tensors = {"centroids": self.centroids, "mean": self.mean, "std": self.std}
-        if self.projection is not None:
-            tensors["projection"] = self.projection
-        write_atomic(path, save(tensors))
+        write_atomic(path, save(self.tensors()))
 
 
 @dataclass(frozen=True)
@@ -66,40 +81,64 @@ def fit(
     max_frames: int,
     *,
     source: object,
-    phones: Mapping[int, Sequence[str]] | None = None,
+    phones: Phones | None = None,
     dimensions: int = 0,
 ) -> Fitted:
     """Fit `units` clusters on the features (T, D) of utterances that come with their numbers.
 
-    With `phones` (of some utterances, one per frame) and `dimensions`, on that many discriminant directions. Raises
-    LstError, naming `source`, if there is too little audio for so many units, or if it is silent or constant.
+    With `phones` and `dimensions`, on that many discriminant directions. Raises LstError, naming `source`, if there is
+    too little audio for so many units, or if it is silent or constant.
     """
     import numpy as np
 
-    sample = FrameSample(max_frames, seed)
-    labelled: list[np.ndarray] = []
-    labels: list[str] = []
-    for index, frames in features:
-        sample.add(frames)
-        if phones is not None and index in phones:
-            length = min(len(frames), len(phones[index]))
-            labelled.append(frames[:length].astype(np.float32))
-            labels.extend(phones[index][:length])
+    sample, labelled = read_features(features, max_frames, seed, phones)
     check_enough(sample, units, source)
     mean, std = sample.moments()
-    projection = None
-    if phones is not None and dimensions:
-        from lst.units.lda import discriminant_directions
-
-        known = (np.concatenate(labelled) - mean) / std if labelled else np.zeros((0, len(mean)))
-        projection = discriminant_directions(known, np.array(labels), dimensions).astype(np.float32)
-    standard = (sample.frames() - mean) / std
-    if projection is not None:
-        standard = standard @ projection
-    standard = standard.astype(np.float32)
+    projection = discriminants(labelled, mean, std, dimensions) if dimensions else None
+    space = Codebook(np.zeros((0, 0)), mean.astype(np.float32), std.astype(np.float32), projection)
+    standard = space.project(sample.frames()).astype(np.float32)
     centroids = fit_codebook(standard, units, seed)
-    codebook = Codebook(centroids, mean.astype(np.float32), std.astype(np.float32), projection)
-    return Fitted(codebook, sample.seen, len(standard), _numbers(standard, centroids))
+    return Fitted(
+        Codebook(centroids, space.mean, space.std, projection),
+        sample.seen,
+        len(standard),
+        _numbers(standard, centroids),
+    )
+
+
+@dataclass
+class Labelled:
+    """Frames whose phone is known: at most as many as fit in memory, those that came first."""
+
+    frames: "list[np.ndarray]"
+    phones: list[str]
+
+
+def read_features(
+    features: "Iterable[tuple[int, np.ndarray]]", max_frames: int, seed: int, phones: Phones | None
+) -> "tuple[FrameSample, Labelled]":
+    """A sample of all frames, and up to `max_frames` frames with their phones."""
+    import numpy as np
+
+    sample = FrameSample(max_frames, seed)
+    labelled = Labelled([], [])
+    for index, frames in features:
+        sample.add(frames)
+        if phones is not None and index in phones and len(labelled.phones) < max_frames:
+            length = min(len(frames), len(phones[index]))
+            labelled.frames.append(frames[:length].astype(np.float32))
+            labelled.phones.extend(phones[index][:length])
+    return sample, labelled
+
+
+def discriminants(labelled: Labelled, mean: "np.ndarray", std: "np.ndarray", dimensions: int) -> "np.ndarray":
+    """(D, dimensions) float32 directions of standardised features that tell the phones apart."""
+    import numpy as np
+
+    from lst.units.lda import discriminant_directions
+
+    known = (np.concatenate(labelled.frames) - mean) / std if labelled.frames else np.zeros((0, len(mean)))
+    return discriminant_directions(known, np.array(labelled.phones), dimensions).astype(np.float32)
 
 
 class FrameSample:

@@ -17,9 +17,10 @@ class NetworkConfig(StageConfig):
     ffn_dim: int = Field(default=1024, ge=8)
     pos_kernel: int = Field(default=32, ge=2, description="frames of 40 ms that the position convolution spans")
     pos_groups: int = Field(default=16, ge=1)
+    pos_depth: int = Field(default=1, ge=1, description="convolutions in the position encoder; the kernel is their sum")
     dropout: float = Field(default=0.1, ge=0, lt=1)
     mask_span: int = Field(default=5, ge=1, description="frames in a masked span (200 ms)")
-    mask_share: float = Field(default=0.4, gt=0, lt=1, description="share of frames masked, were spans not to overlap")
+    mask_share: float = Field(default=0.15, gt=0, lt=1, description="share of frames masked, were spans not to overlap")
     clusters: int = Field(default=501, ge=2, description="clusters that are predicted")
     temperature: float = Field(default=0.1, gt=0, description="of the cosine logits")
 
@@ -34,9 +35,9 @@ class PretrainConfig(StageConfig):
     """How long, how fast, on what."""
 
     steps: int = Field(default=8000, ge=1, description="updates")
-    frames: int = Field(default=1600, ge=400, multiple_of=400, description="frames of 40 ms per update")
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
-    warmup_steps: int = Field(default=400, ge=0)
+    frames: int = Field(default=800, ge=400, multiple_of=400, description="frames of 40 ms per update")
+    lr: float = Field(default=1.5e-3, gt=0, description="peak learning rate of AdamW")
+    warmup_steps: int = Field(default=200, ge=0)
     decay_share: float = Field(
         default=0.4, ge=0, le=1, description="last share of the steps, in which the rate falls to 0"
     )
@@ -71,8 +72,14 @@ class HubertConfig(StageConfig):
         description="cluster on so many directions that tell phones apart (LDA on a forced alignment of transcribed "
         "audio), for targets of teachers and for units; 0: on the features themselves",
     )
-    aligner: str = Field(default="pocketsphinx", description="finds the phones for the discriminants")
-    phones_hours: float = Field(default=1.25, gt=0, description="audio that is aligned for the discriminants")
+    phone_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="how much the phones of aligned frames count in the targets of teachers, in deviations within a "
+        "phone; 0: only the features",
+    )
+    aligner: str = Field(default="pocketsphinx", description="finds the phones")
+    phones_hours: float = Field(default=1.25, gt=0, description="transcribed audio that is aligned, drawn at random")
     fit_hours: float = Field(default=3.0, gt=0, description="audio that clusters are fitted on, drawn at random")
     init: str = Field(default="", description="a tokenizer made by this command: its weights are the start")
     network: NetworkConfig = NetworkConfig()

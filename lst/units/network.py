@@ -28,6 +28,7 @@ from lst.units.logmel import HOP, LogMel
 STACK = SAMPLES_PER_FRAME // HOP
 """Log-mel frames per unit."""
 FORM = "lst.hubert/1"
+METADATA = "lst"
 
 
 class HubertNetwork(nn.Module):
@@ -47,6 +48,7 @@ class HubertNetwork(nn.Module):
                 layer_norm_features=False,
                 pos_conv_kernel_size=config.pos_kernel,
                 num_pos_conv_groups=config.pos_groups,
+                pos_encoder_depth=config.pos_depth,
                 num_encoder_layers=config.layers,
                 num_encoder_attn_heads=config.heads,
                 ffn_inner_dim=config.ffn_dim,
@@ -62,7 +64,7 @@ class HubertNetwork(nn.Module):
         self.encoder = factory.create_encoder()
         self.masker = StandardWav2Vec2Masker(config.dim, config.mask_span, config.mask_share, 1)
         self.final_proj = nn.Linear(config.dim, config.dim)
-        self.label_embs = nn.Parameter(torch.randn(config.clusters, config.dim))
+        self.label_embs = nn.Parameter(0.1 * torch.randn(config.clusters, config.dim))
 
     def features(self, samples: Tensor, layer: int | None = None) -> Tensor:
         """(B, n) samples, n a multiple of 640 -> (B, n / 640, dim) after `layer` layers, counted from 1.
@@ -122,8 +124,9 @@ def save_network(path: Path, network: HubertNetwork, dtype: torch.dtype = torch.
     from lst.manifest import write_atomic
 
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
-    metadata = {"form": FORM, "config": network.config.model_dump_json()}
-    write_atomic(path, save(weights, metadata))
+    # One entry: several would be written in no fixed order.
+    description = json.dumps({"form": FORM, "config": network.config.as_json()})
+    write_atomic(path, save(weights, {METADATA: description}))
 
 
 def load_network(path: Path) -> HubertNetwork:
@@ -135,14 +138,14 @@ def load_network(path: Path) -> HubertNetwork:
 
     try:
         with safe_open(path, "pt") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
+            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise LstError(f"{path} is damaged: not a safetensors file ({error}).", hint="Fetch it again.") from error
     if metadata.get("form") != FORM:
         raise LstError(f"{path} is not a network of lst train-tokenizer (form {metadata.get('form')!r}).")
     try:
-        network = HubertNetwork(NetworkConfig.model_validate(json.loads(metadata["config"])))
+        network = HubertNetwork(NetworkConfig.model_validate(metadata["config"]))
         network.load_state_dict(weights)
     except (KeyError, ValueError, ValidationError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -75,8 +75,8 @@ class Segments:
     def _row(
         self, position: int, length: int, random: np.random.Generator
     ) -> "tuple[NDArray[np.float32], NDArray[np.int64]]":
-        """`length` frames of the line from `position` on; half of them up to 12% faster or slower, pitch included."""
-        speed = float(random.uniform(0.88, 1.12)) if self._disturb and random.random() < 0.5 else 1.0
+        """`length` frames of the line from `position` on; two in five up to 12% faster or slower, pitch included."""
+        speed = float(random.uniform(0.88, 1.12)) if self._disturb and random.random() < 0.4 else 1.0
         epoch, start = divmod(position, self.corpus.frames)
         line = self._order(epoch)
         frames = line[(start + np.arange(int(np.ceil(length * speed)) + 1)) % len(line)]
@@ -106,12 +106,12 @@ def plain_segments(
 
 
 def add_noise(samples: "NDArray[np.float32]", random: np.random.Generator) -> None:
-    """Half of the rows (B, n) get white, pink or brown noise, or another row's speech, 3 to 30 dB below their level."""
+    """Two in five rows (B, n) get white, pink or brown noise, or another row's speech, 5 to 35 dB below their level."""
     pool = _noise_pool()
     clean = samples.copy()
     loudness = np.sqrt((clean**2).mean(axis=1)) + 1e-4
     for index, row in enumerate(samples):
-        if random.random() >= 0.5:
+        if random.random() >= 0.4:
             continue
         kind = int(random.integers(len(pool) + 1))
         if kind < len(pool):
@@ -120,19 +120,19 @@ def add_noise(samples: "NDArray[np.float32]", random: np.random.Generator) -> No
         else:
             other = int(random.integers(len(samples)))
             noise = clean[other] / loudness[other]
-        decibels = float(random.uniform(3, 30))
+        decibels = float(random.uniform(5, 35))
         row += noise * np.float32(loudness[index] * 10 ** (-decibels / 20))
 
 
 def band_gains(rows: int, bands: int, random: np.random.Generator) -> "NDArray[np.float32]":
     """(rows, bands) factors on mel power: gain of +-10 dB, a smooth colouring of a few dB, sometimes a band limit."""
     places = np.linspace(0, 1, bands)
-    decibels = random.uniform(-10, 10, (rows, 1)) + random.uniform(-6, 6, (rows, 1)) * (places - 0.5)
+    decibels = random.uniform(-10, 10, (rows, 1)) + random.uniform(-4, 4, (rows, 1)) * (places - 0.5)
     for _ in range(2):
         waves = random.uniform(0.5, 3, (rows, 1)) * places + random.uniform(0, 1, (rows, 1))
-        decibels = decibels + random.uniform(0, 3, (rows, 1)) * np.sin(2 * np.pi * waves)
+        decibels = decibels + random.uniform(0, 2, (rows, 1)) * np.sin(2 * np.pi * waves)
     # 0.76 of the mel scale is 4 kHz, what a telephone or 8 kHz audio keeps; 0.69 is 3.2 kHz.
-    limit = np.where(random.random((rows, 1)) < 0.25, random.uniform(0.69, 1.0, (rows, 1)), 2.0)
+    limit = np.where(random.random((rows, 1)) < 0.15, random.uniform(0.69, 1.0, (rows, 1)), 2.0)
     decibels = np.where(places > limit, -60.0, decibels)
     gains: NDArray[np.float32] = (10 ** (decibels / 10)).astype(np.float32)
     return gains

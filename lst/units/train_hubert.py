@@ -10,9 +10,10 @@
 All in the unfinished output, so a killed command goes on where it was; WORK is left out of the finished one.
 """
 
+import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,17 @@ import torch
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, Rejection, sha256_file, write_atomic, write_json
-from lst.units.codebooks import fit
+from lst.units.codebooks import Phones, fit
 from lst.units.fbank_hubert import FbankHubertEncoder
 from lst.units.hubert_config import HubertConfig
 from lst.units.loading import identify_tokenizer
 from lst.units.network import load_network, save_network
 from lst.units.phones import align_phones
 from lst.units.pretrain import METRICS, pretrain
-from lst.units.quantizers import load_quantizer
 from lst.units.recordings import Recordings, Utterance, collect_recordings
 from lst.units.segments import Corpus
 from lst.units.spec import FbankHubertSpec
+from lst.units.targets import TargetClusters, fit_targets, load_targets
 from lst.units.teachers import EncoderTeacher, Teacher, open_teacher
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 WORK = "work"
 NETWORK_FILE = "network.safetensors"
 TARGETS_FILE = "targets.safetensors"
-Phones = Mapping[int, Sequence[str]]
 
 
 def identities(config: HubertConfig) -> dict[str, Any]:
@@ -73,7 +73,9 @@ def make_hubert(
     work = directory / WORK
     rejected: list[Rejection] = []
     recordings = collect_recordings(audio, work, rejected, progress)
-    phones = _phones(recordings, work, hubert, config.seed, progress) if hubert.discriminants else None
+    phones = None
+    if hubert.discriminants or hubert.phone_weight:
+        phones = _phones(recordings, work, hubert, config.seed, progress)
     corpus, held_out = _corpora(recordings, valid, phones, work, config, device, progress)
     network = pretrain(
         work,
@@ -134,47 +136,46 @@ def _corpora(
 ) -> tuple[Corpus, Corpus | None]:
     """The recordings with the cluster of every frame: those to train on, and those to validate on."""
     held_out = collect_recordings(valid, work / "valid", [], progress) if valid is not None else None
-    sets = [(recordings, work / "targets.npy")]
+    sets: list[tuple[Recordings, Path, Phones]] = [(recordings, work / "targets.npy", phones or {})]
     if held_out is not None:
-        sets.append((held_out, work / "valid" / "targets.npy"))
-    if not all(path.exists() for _, path in sets):
-        teacher = open_teacher(config.hubert.targets, config.hubert.targets_layer, device)
+        sets.append((held_out, work / "valid" / "targets.npy", {}))
+    if not all(path.exists() for _, path, _ in sets):
+        hubert = config.hubert
+        teacher = open_teacher(hubert.targets, hubert.targets_layer, device)
         if not (work / TARGETS_FILE).exists():
-            _fit_targets(teacher, recordings, phones, work, config)
-        quantizer = load_quantizer(work / TARGETS_FILE)
-        for some, path in sets:
-            _assign(teacher, quantizer, some, path, progress)
-    corpora = [_corpus(some, np.load(path), config.seed) for some, path in sets]
+            # The first iteration is HuBERT's own: clusters of the MFCC as they are.
+            plain = hubert.targets == "mfcc"
+            fit_targets(
+                teacher.features(_part(recordings, phones, hubert.fit_hours, config.seed)),
+                config.units,
+                config.seed,
+                config.max_frames,
+                source="the training audio",
+                phones=None if plain else phones,
+                dimensions=0 if plain else hubert.discriminants,
+                phone_weight=hubert.phone_weight,
+            ).save(work / TARGETS_FILE)
+        clusters = load_targets(work / TARGETS_FILE)
+        for some, path, known in sets:
+            _assign(teacher, clusters, some, known, path, progress)
+    corpora = [_corpus(some, np.load(path), config.seed) for some, path, _ in sets]
     return corpora[0], corpora[1] if valid is not None else None
 
 
-def _fit_targets(
-    teacher: Teacher, recordings: Recordings, phones: Phones | None, work: Path, config: "TrainTokenizerConfig"
+def _assign(
+    teacher: Teacher,
+    clusters: TargetClusters,
+    recordings: Recordings,
+    phones: Phones,
+    path: Path,
+    progress: Progress | None,
 ) -> None:
-    hubert = config.hubert
-    # The first iteration is HuBERT's own: clusters of the MFCC as they are.
-    dimensions = 0 if hubert.targets == "mfcc" else hubert.discriminants
-    fitted = fit(
-        teacher.features(_part(recordings, phones, hubert.fit_hours, config.seed)),
-        config.units,
-        config.seed,
-        config.max_frames,
-        source="the training audio",
-        phones=phones if dimensions else None,
-        dimensions=dimensions,
-    )
-    fitted.codebook.save(work / TARGETS_FILE)
-
-
-def _assign(teacher: Teacher, quantizer: Any, recordings: Recordings, path: Path, progress: Progress | None) -> None:
     """The cluster of every frame, -1 where the teacher has none (HuBERT's convolutions end a frame early)."""
-    import io
-
     targets = np.full(recordings.frames, -1, np.int16)
     everything = ((index, recordings.samples(utterance)) for index, utterance in enumerate(recordings.utterances))
     for done, (index, features) in enumerate(teacher.features(everything)):
         utterance = recordings.utterances[index]
-        codes = quantizer.codes(features)[: utterance.frames]
+        codes = clusters.codes(features, phones.get(index))[: utterance.frames]
         targets[utterance.start : utterance.start + len(codes)] = codes
         if progress is not None:
             progress(done + 1, len(recordings.utterances), "utterances")
@@ -205,8 +206,8 @@ def _phones(
         found, _ = align_phones(texts, frames=frames, aligner=config.aligner, progress=progress)
         if not found:
             raise LstError(
-                "No utterance could be aligned with its text, so there are no phones for the discriminants.",
-                hint="Give transcribed audio, or hubert.discriminants=0.",
+                "No utterance could be aligned with its text, so there are no phones.",
+                hint="Give transcribed audio, or set hubert.discriminants=0 hubert.phone_weight=0.",
             )
         write_json(path, found)
     return {int(index): phones for index, phones in json.loads(path.read_text(encoding="utf-8")).items()}

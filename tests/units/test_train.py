@@ -10,8 +10,8 @@ from lst.assets import resolve_asset
 from lst.errors import LstError
 from lst.manifest import Manifest
 from lst.units import load_tokenizer, tokenizer_fingerprint
-from lst.units.stage import TokenizeAudioConfig, tokenize_audio
 from lst.units.codebooks import FrameSample
+from lst.units.stage import TokenizeAudioConfig, tokenize_audio
 from lst.units.train import TrainTokenizerConfig, train_tokenizer
 from tests.units.corpus import audio_manifest
 from tests.units.test_stage import run_lst
