@@ -10,8 +10,7 @@ import soundfile
 from lst.constants import SAMPLE_RATE
 from lst.errors import LstError
 from lst.evaluate.disturbances import disturbances, unchanged
-from lst.evaluate.stage import UnitsConfig, units
-from lst.evaluate.units import measure_units
+from lst.evaluate.units import UnitsConfig, measure_units, units
 from lst.manifest import Manifest
 from lst.units import load_tokenizer
 from tests.units.corpus import audio_manifest
