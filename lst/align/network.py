@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from lst.constants import SAMPLES_PER_FRAME
 from lst.errors import LstError
-from lst.units.network import HubertNetwork, NetworkConfig
+from lst.units.hubert_config import NetworkConfig
+from lst.units.network import HubertNetwork
 
 FORM = "lst.ctc/1"
 UPSAMPLE = 4

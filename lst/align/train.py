@@ -42,7 +42,8 @@ from lst.manifest import (
 from lst.text.normalise import fold, spoken_text
 from lst.train.config import OptimizerConfig
 from lst.train.loop import LoopConfig, LoopJob, artifacts_of, build_seeded, train_loop
-from lst.units.network import HubertNetwork, NetworkConfig
+from lst.units.hubert_config import NetworkConfig
+from lst.units.network import HubertNetwork
 from lst.units.segments import add_noise
 
 SCHEMA = "lst.aligner/1"

@@ -19,7 +19,8 @@ from lst.cli.main import build_app
 from lst.errors import LstError
 from lst.manifest import Manifest
 from lst.train.config import OptimizerConfig
-from lst.units.network import HubertNetwork, NetworkConfig, save_network
+from lst.units.hubert_config import NetworkConfig
+from lst.units.network import HubertNetwork, save_network
 from lst.vocoder.files import write_wav
 
 LETTERS = "abdeiklmñou"
