@@ -49,7 +49,7 @@ def pull(
     """
     from lst.assets.cards import ALIASES, all_cards
     from lst.assets.pull import pull_asset
-    from lst.cli.common import out, stage_progress
+    from lst.cli.common import err, out, stage_progress
     from lst.errors import UsageError
 
     cards = all_cards()
@@ -59,6 +59,8 @@ def pull(
     with stage_progress(name) as progress:
         directory = pull_asset(cards[name][0], mirror=mirror, local=local, trust=trust, progress=progress)
     out().print(f"{directory}", markup=False)
+    if further := cards[name][0].extra.get("next"):
+        err().print(further, markup=False)
 
 
 def verify(names: list[str] = typer.Argument(None, help="Names or directories; all that are here if none.")) -> None:
