@@ -66,10 +66,18 @@ class CTCAligner(Aligner):
         self._letters = {**{label.lower(): index for label, index in letters.items()}, **letters}
 
     @classmethod
-    def from_checkpoint(cls, path: Path, *, name: str) -> "CTCAligner":
-        """Load a checkpoint (`lst.align.checkpoints`). Raises LstError if it cannot be used."""
+    def from_checkpoint(cls, path: Path, *, name: str, language: str | None = None) -> "CTCAligner":
+        """Load a checkpoint (`lst.align.checkpoints`). Raises LstError if it cannot be used.
+
+        `language` decides how numbers are read; else the checkpoint does.
+        """
         checkpoint = load_checkpoint(path)
-        return cls(checkpoint, name=name, fingerprint=checkpoint_fingerprint(path), language=checkpoint.language)
+        return cls(
+            checkpoint,
+            name=name,
+            fingerprint=checkpoint_fingerprint(path),
+            language=language or checkpoint.language,
+        )
 
     @property
     def frame_s(self) -> float:

@@ -15,18 +15,48 @@ MIN_SCORES = {"pocketsphinx": 0.45, "ctc": 0.3}
 """Score of a row below which its transcript is taken for wrong. docs/alignment.md says how they were chosen."""
 
 
-def load_aligner(name_or_path: str | Path) -> "Aligner":
+def load_aligner(name_or_path: str | Path, language: str | None = None) -> "Aligner":
     """`pocketsphinx`, a named CTC aligner, or the path of a wav2vec 2.0 checkpoint with a CTC head.
 
-    Raises LstError if there is none, with the remedy.
+    `language`: of the transcripts, if not the aligner's own. Raises LstError, with the remedy, if there is no such
+    aligner, or if it does not know the language.
     """
+    check_language(name_or_path, language)
     if str(name_or_path) == EMBEDDED:
         from lst.align.pocketsphinx import PocketsphinxAligner
 
         return PocketsphinxAligner()
     from lst.align.ctc import CTCAligner
 
-    return CTCAligner.from_checkpoint(find_checkpoint(name_or_path), name=aligner_name(name_or_path))
+    return CTCAligner.from_checkpoint(
+        find_checkpoint(name_or_path),
+        name=aligner_name(name_or_path),
+        language=primary_language(language) if language else None,
+    )
+
+
+def check_language(name_or_path: str | Path, language: str | None) -> None:
+    """Raise LstError unless the aligner can be used for `language` (None: its own)."""
+    from lst.text.numbers import knows_language
+
+    if language is None:
+        return
+    code = primary_language(language)
+    if str(name_or_path) == EMBEDDED and code != "en":
+        raise LstError(
+            f"The aligner {EMBEDDED} knows English (en) only, not {language!r}.",
+            hint="Give a CTC model of that language with --aligner; lst assets list names some.",
+        )
+    if not knows_language(code):
+        raise LstError(
+            f"The numbers of a text cannot be read aloud in the language {language!r}.",
+            hint="Give a code such as en, de or pt; write the numbers out and give en if there is none.",
+        )
+
+
+def primary_language(tag: str) -> str:
+    """`en` for `en-US` or `EN_us`."""
+    return tag.replace("_", "-").split("-")[0].lower()
 
 
 def aligner_fingerprint(name_or_path: str | Path) -> str:

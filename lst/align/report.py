@@ -95,46 +95,37 @@ class ShardReport:
         return cls(**body)
 
 
-class MergedReport:
-    """`report.json` of a whole manifest, as a file that comes into being when it is read: after the last shard."""
+def merge_reports(directory: Path, shards: int, min_score: float) -> bytes:
+    """`report.json` of a whole manifest, from what its workers left in the unfinished output `directory`."""
+    total = ShardReport()
+    for shard in range(shards):
+        total.merge(ShardReport.load(shard_report_path(directory, shard)))
+    return (json.dumps(_body(total, min_score), ensure_ascii=False, indent=1) + "\n").encode()
 
-    def __init__(self, directory: Path, shards: int, min_score: float) -> None:
-        self._directory = directory
-        self._shards = shards
-        self._min_score = min_score
 
-    def read_bytes(self) -> bytes:
-        """The report as JSON."""
-        total = ShardReport()
-        for shard in range(self._shards):
-            total.merge(ShardReport.load(shard_report_path(self._directory, shard)))
-        return (json.dumps(self._body(total), ensure_ascii=False, indent=1) + "\n").encode()
-
-    def _body(self, total: ShardReport) -> dict[str, Any]:
-        return {
-            "rows": {"aligned": total.rows, "rejected": sum(total.rejected_rows.values())},
-            "coverage": round(total.words / total.words_in_text, 6) if total.words_in_text else 0.0,
-            "words": {"aligned": total.words, "in_text": total.words_in_text},
-            "mean_score": round(total.score_sum / total.words, 6) if total.words else 0.0,
-            "min_score": self._min_score,
-            "mean_word_frames": round(total.word_frames / total.words, 4) if total.words else 0.0,
-            "score_histogram": total.histogram,
-            "words_not_in_dictionary": {
-                "count": sum(total.unknown.values()),
-                "distinct": len(total.unknown),
-                "most_frequent": dict(
-                    sorted(total.unknown.items(), key=lambda item: (-item[1], item[0]))[:_MOST_WORDS]
-                ),
-            },
-            "rejected": {
-                reason: {
-                    "rows": count,
-                    "first": [{"id": name, "detail": detail} for name, detail in total.rejected[reason]],
-                }
-                for reason, count in sorted(total.rejected_rows.items(), key=lambda item: (-item[1], item[0]))
-            },
-            "lowest_accepted": [{"score": score, "id": name, "text": text} for score, name, text in total.lowest],
-        }
+def _body(total: ShardReport, min_score: float) -> dict[str, Any]:
+    return {
+        "rows": {"aligned": total.rows, "rejected": sum(total.rejected_rows.values())},
+        "coverage": round(total.words / total.words_in_text, 6) if total.words_in_text else 0.0,
+        "words": {"aligned": total.words, "in_text": total.words_in_text},
+        "mean_score": round(total.score_sum / total.words, 6) if total.words else 0.0,
+        "min_score": min_score,
+        "mean_word_frames": round(total.word_frames / total.words, 4) if total.words else 0.0,
+        "score_histogram": total.histogram,
+        "words_not_in_dictionary": {
+            "count": sum(total.unknown.values()),
+            "distinct": len(total.unknown),
+            "most_frequent": dict(sorted(total.unknown.items(), key=lambda item: (-item[1], item[0]))[:_MOST_WORDS]),
+        },
+        "rejected": {
+            reason: {
+                "rows": count,
+                "first": [{"id": name, "detail": detail} for name, detail in total.rejected[reason]],
+            }
+            for reason, count in sorted(total.rejected_rows.items(), key=lambda item: (-item[1], item[0]))
+        },
+        "lowest_accepted": [{"score": score, "id": name, "text": text} for score, name, text in total.lowest],
+    }
 
 
 def shard_report_path(directory: Path, shard: int) -> Path:

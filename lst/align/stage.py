@@ -9,12 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lst.align.loading import aligner_fingerprint, aligner_name, default_min_score, load_aligner
-from lst.align.report import REPORT_FILE, MergedReport, ShardReport, shard_report_path
+from lst.align.loading import (
+    aligner_fingerprint,
+    aligner_name,
+    check_language,
+    default_min_score,
+    load_aligner,
+    primary_language,
+)
+from lst.align.report import REPORT_FILE, ShardReport, merge_reports, shard_report_path
 from lst.config import StageConfig
 from lst.errors import LstError
 from lst.manifest import (
@@ -47,6 +54,9 @@ class AlignConfig(StageConfig):
     min_score: float | None = Field(
         default=None, ge=0, le=1, description="Reject rows that score lower; empty: what suits the aligner."
     )
+    language: str | None = Field(
+        default=None, description="Of the transcripts, such as en; empty: the aligner's own. Other rows are rejected."
+    )
     max_s: float = Field(
         default=3600.0, gt=0, description="Longest row to align, in seconds: its samples are held in memory."
     )
@@ -59,6 +69,7 @@ class ShardAligner:
     units: Path
     audio: Path
     aligner: str
+    language: str | None
     fingerprint: str
     min_score: float
     max_s: float
@@ -70,7 +81,7 @@ class ShardAligner:
 
         units = load_manifest(self.units, "lst.units")
         audio = load_manifest(self.audio, "lst.audio")
-        aligner = _load(self.aligner, self.fingerprint)
+        aligner = _load(self.aligner, self.language, self.fingerprint)
         recordings = _recordings(audio, units, shard)
         rows: list[dict[str, Any]] = []
         rejected: list[Rejection] = []
@@ -105,6 +116,12 @@ class ShardAligner:
             return "audio-missing", f"{audio.path} has no row {row['id']}"
         if not (row["text"] or "").strip():
             return "no-text", "the row has no transcript"
+        language = primary_language(recording["language"] or aligner.language)
+        if language != aligner.language:
+            return (
+                "other-language",
+                f"the row is in {language!r}, {aligner.name} aligns {aligner.language!r} (language)",
+            )
         if recording["duration_s"] > self.max_s:
             return "too-long-to-align", f"{recording['duration_s']:.0f} s, above {self.max_s:.0f} s (max_s)"
         alignment = aligner.align(open_row_audio(audio, recording), row["text"], len(row["units"]))
@@ -125,6 +142,7 @@ def align_spec(units: Manifest, audio: Manifest, config: AlignConfig) -> StageSp
             f"{units.path} was not made from {audio.path}, but from {units.inputs['audio'].path}.",
             hint="Give the audio manifest that the units were made from.",
         )
+    check_language(config.aligner, config.language)
     settings = config.as_json()
     settings["aligner"] = aligner_name(config.aligner)
     settings["min_score"] = default_min_score(config.aligner) if config.min_score is None else config.min_score
@@ -152,9 +170,9 @@ def align(
 ) -> Manifest:
     """Find the words of every transcript in its recording; one output shard per shard of units.
 
-    Rejects rows by reason: no-text, text-other-script, text-too-long, alignment-failed, low-score, too-long-to-align,
-    and those of `lst.audio.open_row_audio` (audio-changed, audio-missing, ...). Raises LstError if the aligner cannot
-    be used, or if more than the share `max_rejected` of the rows is rejected.
+    Rejects rows by reason: no-text, other-language, text-other-script, text-too-long, alignment-failed, low-score,
+    too-long-to-align, and those of `lst.audio.open_row_audio` (audio-changed, audio-missing, ...). Raises LstError if
+    the aligner cannot be used, or if more than the share `max_rejected` of the rows is rejected.
     """
     out = Path(out)
     spec = align_spec(units, audio, config)
@@ -163,11 +181,11 @@ def align(
         return made
     is_path = Path(config.aligner).exists()
     partial = partial_path(Path(os.path.abspath(out)), spec.id)
-    report = MergedReport(partial, len(units.shards), spec.config["min_score"])
     worker = ShardAligner(
         units=Path(os.path.abspath(units.path)),
         audio=Path(os.path.abspath(audio.path)),
         aligner=os.path.abspath(config.aligner) if is_path else config.aligner,
+        language=config.language,
         fingerprint=spec.fingerprints["aligner"],
         min_score=spec.config["min_score"],
         max_s=config.max_s,
@@ -182,7 +200,9 @@ def align(
         progress=progress,
         force=force,
         max_rejected=max_rejected,
-        artifacts={REPORT_FILE: cast(Path, report)},  # read like a file, after the last shard
+        artifacts={
+            REPORT_FILE: lambda directory: merge_reports(directory, len(units.shards), spec.config["min_score"])
+        },
     )
 
 
@@ -206,8 +226,8 @@ def _recordings(audio: Manifest, units: Manifest, shard: int) -> dict[str, dict[
 
 
 @lru_cache(maxsize=1)
-def _load(aligner: str, fingerprint: str) -> "Aligner":
-    loaded = load_aligner(aligner)
+def _load(aligner: str, language: str | None, fingerprint: str) -> "Aligner":
+    loaded = load_aligner(aligner, language)
     if loaded.fingerprint != fingerprint:
         raise LstError(f"The aligner {aligner} changed while it was in use.", hint="Run the command again.")
     return loaded

@@ -29,6 +29,7 @@ def align(
         show_default=False,
         help="Reject rows that score lower (default: what suits the aligner).",
     ),
+    language: str = typer.Option("", help="Of the transcripts, such as en or de (default: the aligner's own)."),
     max_s: float = typer.Option(3600.0, help="Reject rows longer than this, in seconds."),
     workers: int = typer.Option(0, min=0, help="Processes (default: all cores); the result does not depend on it."),
     max_rejected: float = typer.Option(1.0, min=0.0, max=1.0, help="Fail if a larger share of rows is rejected."),
@@ -49,7 +50,14 @@ def align(
     from lst.cli.common import err, print_manifest, stage_progress
     from lst.manifest import load_manifest
 
-    config = _config({"aligner": aligner, "min_score": None if min_score < 0 else min_score, "max_s": max_s})
+    config = _config(
+        {
+            "aligner": aligner,
+            "min_score": None if min_score < 0 else min_score,
+            "language": language or None,
+            "max_s": max_s,
+        }
+    )
     units = load_manifest(directory, "lst.units")
     audio = find_audio(units)
     with stage_progress("align") as progress:

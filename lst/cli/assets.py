@@ -42,6 +42,7 @@ def pull(
     mirror: str = typer.Option(None, help="Fetch from URL/FILE instead of the card's address."),
     local: Path = typer.Option(None, "--from", help="Copy from this directory (or file) instead of downloading."),
     trust: bool = typer.Option(False, help="Accept files whose hash no card records, and record it."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Fetch an asset; a broken download goes on where it stopped, and nothing is used before its sha256 is right.
 
@@ -49,7 +50,7 @@ def pull(
     """
     from lst.assets.cards import ALIASES, all_cards
     from lst.assets.pull import pull_asset
-    from lst.cli.common import err, out, stage_progress
+    from lst.cli.common import emit_json, out, stage_progress
     from lst.errors import UsageError
 
     cards = all_cards()
@@ -58,18 +59,22 @@ def pull(
         raise UsageError(f"No asset {name!r}.", hint=f"Known: {', '.join(cards)}.")
     with stage_progress(name) as progress:
         directory = pull_asset(cards[name][0], mirror=mirror, local=local, trust=trust, progress=progress)
-    out().print(f"{directory}", markup=False)
-    if further := cards[name][0].extra.get("next"):
-        err().print(further, markup=False)
+    if as_json:
+        emit_json({"name": name, "path": str(directory)})
+    else:
+        out().print(f"{directory}", markup=False)
 
 
-def verify(names: list[str] = typer.Argument(None, help="Names or directories; all that are here if none.")) -> None:
+def verify(
+    names: list[str] = typer.Argument(None, help="Names or directories; all that are here if none."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
     """Check the files of assets against the hashes on their cards. Exits with 1 if any differs.
 
     Example: lst assets verify
     """
     from lst.assets.cards import all_cards, verify_asset
-    from lst.cli.common import err, out
+    from lst.cli.common import print_problems
     from lst.errors import UsageError
 
     cards = all_cards()
@@ -80,13 +85,6 @@ def verify(names: list[str] = typer.Argument(None, help="Names or directories; a
         if missing:
             raise UsageError(f"{', '.join(missing)}: not on this machine.", hint="See lst assets list.")
         directories = {name: directory for name, directory in chosen.items() if directory is not None}
-    damaged = False
-    for name, directory in directories.items():
-        problems = verify_asset(directory)
-        damaged = damaged or bool(problems)
-        for problem in problems:
-            err().print(problem, markup=False)
-        if not problems:
-            out().print(f"{name}: intact", markup=False)
-    if damaged:
+    found = {name: verify_asset(directory) for name, directory in directories.items()}
+    if print_problems(found, as_json=as_json):
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,19 @@ def print_manifest(manifest: "Manifest", *, as_json: bool = False) -> None:
         console.print("  " + ", ".join(f"{format_number(value)} {name}" for name, value in manifest.totals.items()))
     if manifest.rejected:
         console.print("  rejected: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()))
+
+
+def print_problems(found: Mapping[str, Sequence[str]], *, as_json: bool) -> bool:
+    """What a check found, by the name of what was checked; True if there is any problem."""
+    if as_json:
+        emit_json([{"name": name, "intact": not problems, "problems": problems} for name, problems in found.items()])
+    else:
+        for name, problems in found.items():
+            for problem in problems:
+                err().print(problem, markup=False)
+            if not problems:
+                out().print(f"{name}: intact", markup=False)
+    return any(found.values())
 
 
 def summary(manifest: "Manifest") -> dict[str, Any]:

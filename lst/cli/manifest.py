@@ -26,7 +26,8 @@ def register(app: typer.Typer) -> None:
 
 def show(
     directory: Path = DIRECTORY,
-    rows: int = typer.Option(0, help="Also print the first N rows, one JSON object a line.", min=0),
+    rows: int = typer.Option(0, help="Print the first N rows instead, one JSON object a line.", min=0),
+    rejected: int = typer.Option(0, help="Print the first N rejected rows instead, with their reasons.", min=0),
     as_json: bool = AS_JSON,
 ) -> None:
     """Print what a manifest says.
@@ -37,35 +38,30 @@ def show(
     from lst.manifest.manifest import load_manifest
 
     manifest = load_manifest(directory)
-    if rows == 0 or as_json:
+    if not rows and not rejected:
         print_manifest(manifest, as_json=as_json)
-    if rows:
-        import json
-        from itertools import islice
+        return
+    import json
+    from itertools import islice
 
-        from lst.manifest.tables import iter_rows
+    from lst.manifest.inspect import rejected_rows
+    from lst.manifest.tables import iter_rows
 
-        for row in islice(iter_rows(manifest), rows):
-            typer.echo(json.dumps(row, ensure_ascii=False))
+    for row in [*islice(iter_rows(manifest), rows), *rejected_rows(manifest)[:rejected]]:
+        typer.echo(json.dumps(row, ensure_ascii=False))
 
 
-def verify(directories: list[Path] = typer.Argument(..., help="Directories of finished stages.")) -> None:
+def verify(
+    directories: list[Path] = typer.Argument(..., help="Directories of finished stages."), as_json: bool = AS_JSON
+) -> None:
     """Check every file of a manifest against its recorded size, sha256 and columns. Exits with 1 if anything differs.
 
     Example: lst manifest verify outputs/demo/*
     """
-    from lst.cli.common import err, out
+    from lst.cli.common import print_problems
     from lst.manifest.inspect import verify_manifest
 
-    damaged = 0
-    for directory in directories:
-        problems = verify_manifest(directory)
-        damaged += bool(problems)
-        for problem in problems:
-            err().print(problem, markup=False)
-        if not problems:
-            out().print(f"{directory}: intact", markup=False)
-    if damaged:
+    if print_problems({str(directory): verify_manifest(directory) for directory in directories}, as_json=as_json):
         raise typer.Exit(1)
 
 

@@ -14,15 +14,21 @@ def register(app: typer.Typer) -> None:
 def report(
     directory: Path = typer.Argument(..., metavar="DIR", help="Directory of a run, or of a result of lst eval."),
     out: Path = typer.Option(None, "--out", help="The HTML file to write; otherwise DIR/report.html."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Write a run's figures, scores and sounds as one HTML file that needs no other.
 
     Example: lst report outputs/demo --out demo.html
     """
+    from lst.cli.common import emit_json
     from lst.pipeline.summary import REPORT_FILE
     from lst.report import report as make
 
-    typer.echo(make(directory, out or directory / REPORT_FILE))
+    path = make(directory, out or directory / REPORT_FILE)
+    if as_json:
+        emit_json({"path": str(path)})
+    else:
+        typer.echo(path)
 
 
 def compare(

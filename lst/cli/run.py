@@ -82,17 +82,28 @@ def _print_summary(rows: list[tuple[str, str]]) -> None:
     out().print(table)
 
 
-def plan(recipe: Path = RECIPE, out: Path = OUT, only: list[str] = ONLY, changes: list[str] = SET) -> None:
+def plan(
+    recipe: Path = RECIPE,
+    out: Path = OUT,
+    only: list[str] = ONLY,
+    changes: list[str] = SET,
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
     """Say what a run would make and why, without making anything.
 
     Example: lst plan recipes/demo.yaml --set align.min_score=0.5
     """
+    from lst.cli.common import emit_json
     from lst.cli.common import out as results
     from lst.pipeline.recipe import load_recipe
     from lst.pipeline.run import plan_recipe
 
     loaded = load_recipe(recipe, changes or [])
-    for state in plan_recipe(loaded, out or Path("outputs") / loaded.name, only or []):
+    states = plan_recipe(loaded, out or Path("outputs") / loaded.name, only or [])
+    if as_json:
+        emit_json([{"stage": state.name, "state": state.state, "reasons": state.reasons} for state in states])
+        return
+    for state in states:
         results().print(_line(state), markup=False)
 
 

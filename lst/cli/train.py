@@ -162,14 +162,20 @@ def model(
 def export(
     directory: Path = typer.Argument(..., metavar="MODEL", help="Model made by lst pretrain or lst finetune."),
     out: Path = typer.Option(..., help="New directory to write."),
+    as_json: bool = JSON,
 ) -> None:
     """Write a model for transformers' AutoModelForCausalLM: a base model as Llama, an LST with its own code.
 
     Example: lst export outputs/demo/pretrain --out exported
     """
+    from lst.cli.common import emit_json
     from lst.generate.export import export_model
 
-    typer.echo(export_model(directory, out))
+    made = export_model(directory, out)
+    if as_json:
+        emit_json({"path": str(made)})
+    else:
+        typer.echo(made)
 
 
 def _check_resume(resume: str) -> None:

@@ -22,6 +22,7 @@ from lst.manifest.files import explain_os_errors, fsync_directory, remove, write
 from lst.manifest.hashing import sha256_file
 from lst.manifest.manifest import (
     MANIFEST_FILE,
+    REJECTED_FILE,
     FileEntry,
     InputEntry,
     Manifest,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Task = TypeVar("Task")
-Rows = "Sequence[dict[str, Any]] | pa.Table"
+Artifact = bytes | Path | Callable[[Path], bytes]
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,14 @@ def build_shards(
     force: bool = False,
     max_rejected: float = 1.0,
     location: Mapping[str, str] | None = None,
-    artifacts: Mapping[str, Path | bytes] | None = None,
+    artifacts: Mapping[str, Artifact] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Make shard k from task k, in `workers` processes, and commit them as one manifest at `out`.
+
+    `artifacts` are files beside the shards, by name: bytes, a file to copy, or a function that gives the bytes once the
+    last shard is there, from the unfinished directory. `fingerprints` are recorded beside those of `spec` and are no
+    part of the id: of what follows from it, such as a tokenizer trained on the way.
 
     `worker` must be a pure function of its task (and picklable, for workers > 1): the bytes do not depend on
     `workers`, on order, or on interruptions. An output with the same id is returned as it is; one with another id is
@@ -101,9 +107,18 @@ def build_shards(
             rows = sum(shard.rows for shard in shards)
             _check_rejections(spec, rows, rejected, max_rejected)
             for name, content in (artifacts or {}).items():
-                write_atomic(partial / name, content if isinstance(content, bytes) else content.read_bytes())
-            totals = {"rows": rows, **totals}
-            _write_manifest(out, partial, spec, shards, list(artifacts or {}), totals, rejected, {}, location or {})
+                write_atomic(partial / name, _artifact_bytes(content, partial))
+            _write_manifest(
+                out,
+                partial,
+                spec,
+                shards,
+                list(artifacts or {}),
+                {"rows": rows, **totals},
+                rejected,
+                fingerprints or {},
+                location or {},
+            )
         return _commit(out, partial)
 
 
@@ -328,6 +343,12 @@ def count_reasons(rejected: Sequence[Rejection]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
+def _artifact_bytes(content: Artifact, partial: Path) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    return content.read_bytes() if isinstance(content, Path) else content(partial)
+
+
 def _check_rejections(spec: StageSpec, rows: int, rejected: Sequence[Rejection], max_rejected: float) -> None:
     if not rejected:
         return
@@ -357,8 +378,8 @@ def _write_manifest(
     from lst.manifest.tool import tool_version
 
     if rejected:
-        write_table(partial / "rejected.arrow", [vars(item) for item in rejected], "rejected")
-        artifacts = [*artifacts, "rejected.arrow"]
+        write_table(partial / REJECTED_FILE, [vars(item) for item in rejected], "rejected")
+        artifacts = [*artifacts, REJECTED_FILE]
     entries = {}
     for name in artifacts:
         path = partial / name

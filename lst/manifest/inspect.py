@@ -8,7 +8,7 @@ from typing import Any
 from lst.errors import LstError
 from lst.manifest.files import inside
 from lst.manifest.hashing import sha256_file
-from lst.manifest.manifest import Manifest, identity_of, load_manifest
+from lst.manifest.manifest import REJECTED_FILE, Manifest, identity_of, load_manifest
 
 
 def verify_manifest(directory: Path) -> list[str]:
@@ -54,6 +54,21 @@ def _check_table(manifest: Manifest, index: int) -> list[str]:
     if expected is not None and table.schema.names != expected.names:
         problems.append(f"{name} has columns {table.schema.names}, {manifest.schema} has {expected.names}.")
     return problems
+
+
+def rejected_rows(manifest: Manifest) -> list[dict[str, str]]:
+    """The rows a stage left out: `id`, `reason`, `detail`. Raises LstError if their table is missing or damaged."""
+    import pyarrow as pa
+
+    from lst.manifest.tables import check_hash
+
+    if not manifest.rejected:
+        return []
+    path = manifest.file(REJECTED_FILE)
+    check_hash(path, manifest.artifacts[REJECTED_FILE].sha256)
+    with pa.memory_map(str(path)) as source:
+        rows: list[dict[str, str]] = pa.ipc.open_file(source).read_all().to_pylist()
+    return rows
 
 
 @dataclass(frozen=True)

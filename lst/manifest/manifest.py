@@ -17,6 +17,7 @@ from lst.manifest.hashing import sha256_json
 from lst.manifest.schemas import VERSIONS, parse_schema
 
 MANIFEST_FILE = "manifest.json"
+REJECTED_FILE = "rejected.arrow"
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is counted) while a stage works."""

@@ -54,8 +54,8 @@ def summary_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The facts as (name, value) lines for people."""
     rows = []
     for key, label, form in _LABELS:
-        if key in facts:
-            rows.append((label, form(facts[key])))
+        if key in facts and (text := form(facts[key])):
+            rows.append((label, text))
     return rows
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -69,20 +69,6 @@ class TokenizeTextConfig(StageConfig):
         if self.tokenizer and self.train_tokenizer:
             raise ValueError("give tokenizer or train_tokenizer, not both")
         return self
-
-
-@dataclass(frozen=True)
-class _TrainedSpec(StageSpec):
-    """The planned spec, with the fingerprint of a tokenizer that was trained since.
-
-    The tokenizer follows from the text and the settings, so it records a fingerprint without being part of the id.
-    """
-
-    planned: StageSpec | None = None
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.planned.identity if self.planned else super().identity
 
 
 @dataclass(frozen=True)
@@ -175,9 +161,6 @@ def tokenize_text(
         pieces = _spool(src, partial / "spool", config)
         tokenizer = _settle_tokenizer(partial, pieces, config)
     fingerprint = sha256_file(tokenizer)
-    if "text_tokenizer" not in spec.fingerprints:
-        known = {item.name: getattr(spec, item.name) for item in fields(spec)}
-        spec = _TrainedSpec(**{**known, "fingerprints": {"text_tokenizer": fingerprint}}, planned=spec)
     return build_shards(
         out,
         spec,
@@ -188,6 +171,7 @@ def tokenize_text(
         force=force,
         max_rejected=max_rejected,
         artifacts={TOKENIZER_FILE: tokenizer.read_bytes()},
+        fingerprints={"text_tokenizer": fingerprint},  # one trained here follows from the text and the settings
     )
 
 

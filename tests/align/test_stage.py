@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lst.align.stage as stage
+from lst.align.loading import load_aligner
 from lst.align.report import REPORT_FILE, coverage
 from lst.align.stage import AlignConfig, align, align_spec, find_audio
 from lst.errors import LstError
@@ -71,6 +72,19 @@ def test_rows_and_rejections(corpus: tuple[Manifest, Manifest], tmp_path: Path) 
     assert report["mean_score"] == pytest.approx(coverage(made)[1], abs=1e-5)
     assert 0 < report["coverage"] < 1
     assert {reason: entry["rows"] for reason, entry in report["rejected"].items()} == made.rejected
+
+
+def test_languages_the_aligner_does_not_know(corpus: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    audio, units = corpus
+    with pytest.raises(LstError, match=r"pocketsphinx knows English \(en\) only, not 'de'.*--aligner"):
+        align(units, audio, tmp_path / "out", AlignConfig(language="de"))
+    assert align_spec(units, audio, AlignConfig(language="en-GB")).config["language"] == "en-GB"
+    with pytest.raises(LstError, match="language 'tlh'"):
+        load_aligner("any", "tlh")
+    changes: dict[int, dict[str, Any]] = {0: {"language": "de", "text": "one"}, 1: {"language": "EN_us"}}
+    mixed = audio_manifest(tmp_path / "mixed", [recording(NAMES[0]), recording(NAMES[1])], changes=changes)
+    with pytest.raises(LstError, match=r"1 other-language.*'de', pocketsphinx aligns 'en'"):
+        align(units_of(mixed, tmp_path / "units"), mixed, tmp_path / "out", AlignConfig(), max_rejected=0.0)
 
 
 def test_result_does_not_depend_on_workers_or_interruption(

@@ -1,11 +1,15 @@
 """The command line as a whole: every command explains itself, starts light, and fails in one line."""
 
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from lst.cli import main
 from lst.cli.common import format_number
@@ -46,11 +50,74 @@ COMMANDS = [
 ]
 
 
+PROMISED = """
+    ingest --out --corpus --segment
+    tokenize-audio --out --tokenizer --workers
+    align --out --aligner --min-score
+    tokenize-text --out --tokenizer --train-tokenizer
+    interleave --out --preview
+    pretrain --config --out --resume --dry-run
+    finetune asr --model --data --out
+    finetune tts --model --data --out
+    eval storycloze --model --data --mode --json
+    transcribe --model
+    synthesize --model --text --out
+    generate --model --prompt --out
+    vocode --out
+    run --out --why --only --set
+    plan
+    manifest show
+    manifest verify
+    manifest lineage
+    manifest diff
+    assets list
+    assets pull
+    assets verify
+    doctor
+    report
+"""
+"""Commands and options whose spellings stay."""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run([*command.split(), "--help"]) == 0
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert f"Example: lst {command.split()[0]}" in said
+
+
+def commands() -> dict[str, Any]:
+    """Every click command by its words, as the application has them."""
+
+    def walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if hasattr(command, "commands"):
+            for name, inner in command.commands.items():
+                yield from walk(inner, f"{path} {name}".strip())
+        else:
+            yield path, command
+
+    return dict(walk(typer.main.get_command(main.build_app()), ""))
+
+
+def test_every_example_is_a_command_line_that_the_command_understands() -> None:
+    for name, command in commands().items():
+        paragraph = next(part for part in (command.help or "").split("\n\n") if part.startswith("Example: lst "))
+        words = shlex.split(" ".join(paragraph.removeprefix("Example: lst ").split()))
+        assert words[: len(name.split())] == name.split(), name
+        command.make_context(name, words[len(name.split()) :])  # wrong options or values raise
+
+
+def test_every_command_prints_for_machines() -> None:
+    without = [name for name, command in commands().items() if not any("--json" in p.opts for p in command.params)]
+    assert without == []
+
+
+def test_the_spellings_that_are_promised() -> None:
+    found = commands()
+    for line in PROMISED.strip().splitlines():
+        name, _, options = line.strip().partition(" -")
+        has = {option for parameter in found[name].params for option in parameter.opts}
+        assert set(f"-{options}".split() if options else []) <= has, line
 
 
 def test_the_help_of_the_whole_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

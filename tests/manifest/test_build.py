@@ -70,6 +70,25 @@ def test_builds_what_it_says(tmp_path: Path) -> None:
     assert next(iter_rows(manifest, ["id"])) == {"id": "c/0#0"}
 
 
+def test_artifacts_and_fingerprints_of_what_was_made_on_the_way(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("x")
+    made = build_shards(
+        tmp_path / "out",
+        spec(),
+        range(2),
+        UnitsWorker(),
+        artifacts={
+            "a": b"bytes",
+            "b": tmp_path / "words",
+            "c": lambda directory: str(len(list((directory / "shards").iterdir()))).encode(),
+        },
+        fingerprints={"text_tokenizer": "f"},
+    )
+    assert [made.file(name).read_text() for name in "abc"] == ["bytes", "x", "2"]
+    assert made.fingerprints == {"text_tokenizer": "f"}
+    assert made.id == spec().id
+
+
 def test_bytes_do_not_depend_on_workers(tmp_path: Path) -> None:
     build_shards(tmp_path / "one", spec(), range(4), UnitsWorker(), workers=1)
     build_shards(tmp_path / "two", spec(), range(4), UnitsWorker(), workers=2)
