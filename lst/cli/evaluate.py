@@ -2,12 +2,12 @@
 
 import typer
 
-from lst.cli import eval_benchmarks, eval_losses, eval_speech
+from lst.cli import eval_benchmarks, eval_losses, eval_speech, eval_tasks
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(no_args_is_help=True, help="Measure a model.")
-    for part in (eval_benchmarks, eval_losses, eval_speech):
+    for part in (eval_benchmarks, eval_losses, eval_speech, eval_tasks):
         part.register(group)
     app.add_typer(group, name="eval")

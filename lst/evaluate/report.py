@@ -96,6 +96,68 @@ def losses_markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def asr_markdown(summary: dict[str, Any]) -> str:
+    """Error rates and ways of failing with their intervals, then what was counted how."""
+    lines = ["# Recognition", "", _line(["", "%", "interval"]), _line(["---"] * 3)]
+    names = {"wer": "WER", "cer": "CER", "non_stopping": "did not stop", "hallucination": "hallucinated"}
+    for name, shown in names.items():
+        body = summary[name]
+        lines.append(_line([shown, _percent(body["value"]), f"{_percent(body['low'])} – {_percent(body['high'])}"]))
+    errors = ", ".join(f"{count} {name}" for name, count in summary["errors"].items())
+    lines += [
+        "",
+        f"{summary['utterances']} utterances, {summary['seconds']:.0f} s, {summary['words']} words ({errors}); "
+        f"{summary['decoding']}. Normaliser {summary['normaliser']}, jiwer {summary['jiwer']}.",
+        f"Context: {summary['context_per_second']:.2f} steps per second of speech, "
+        f"{summary['context_relative']:.3f} of a model without patches.",
+    ]
+    if not summary["task"]:
+        lines.append("The model was not fine-tuned for recognition.")
+    lines += _failures(summary["failed"])
+    return "\n".join(lines) + "\n"
+
+
+def tts_markdown(summary: dict[str, Any]) -> str:
+    """What the judges say of the model, of its vocoder alone and of the recordings; steps; what is missing."""
+    head = ["", "CER %", "95% interval", "WER %", "95% interval", "DNSMOS", "95% interval"]
+    lines = ["# Synthesis", ""]
+    if summary["sets"]:
+        lines += [_line(head), _line(["---"] * len(head)), *_judged(summary["sets"]), ""]
+        lines.append(
+            f"Judges: {summary['judge']}, normaliser {summary['normaliser']}, jiwer {summary['jiwer']}; "
+            f"{summary['quality']}. The recordings' errors are the judge's own."
+        )
+    ratio = summary["units_per_recorded"]
+    recorded = f", {ratio:.2f} of the recordings'" if ratio is not None else ""
+    stopped = summary["non_stopping"]
+    lines += [
+        f"{summary['texts']} texts: {summary['units']:.1f} units and {summary['global_steps']:.1f} steps of the global "
+        f"transformer each ({summary['steps_per_unit']:.3f} per unit){recorded}; did not stop: "
+        f"{_percent(stopped['value'])}% ({_percent(stopped['low'])} – {_percent(stopped['high'])}).",
+    ]
+    lines += [f"Missing: {name}: {why}" for name, why in summary["missing"].items()]
+    lines += _failures(summary["failed"])
+    return "\n".join(lines) + "\n"
+
+
+def _failures(failed: dict[str, str]) -> list[str]:
+    return [f"Left out: {name}: {why}" for name, why in list(failed.items())[:5]] + (
+        [f"… and {len(failed) - 5} more."] if len(failed) > 5 else []
+    )
+
+
+def _judged(sets: dict[str, Any]) -> list[str]:
+    """A line per set of sounds: CER, WER and DNSMOS with their intervals."""
+    lines = []
+    for name, body in sets.items():
+        cells = [name]
+        for rate in ("cer", "wer"):
+            cells += [_percent(body[rate]), f"{_percent(body[f'{rate}_low'])} – {_percent(body[f'{rate}_high'])}"]
+        cells += [f"{body['dnsmos']:.2f}", f"{body['dnsmos_low']:.2f} – {body['dnsmos_high']:.2f}"]
+        lines.append(_line(cells))
+    return lines
+
+
 def align_markdown(summary: dict[str, Any]) -> str:
     """Distances of word boundaries, rejection of wrong transcripts, and speed."""
     lines = [f"# Aligner {summary['aligner']}", ""]
@@ -132,12 +194,7 @@ def vocoder_markdown(summary: dict[str, Any]) -> str:
     """Errors and quality of the recordings and of what the vocoder makes of their units, then what it costs."""
     head = ["", "CER %", "95% interval", "WER %", "95% interval", "DNSMOS", "95% interval"]
     lines = [f"# Vocoder {summary['vocoder']}", "", _line(head), _line(["---"] * len(head))]
-    for name, body in summary["sets"].items():
-        cells = [name]
-        for rate in ("cer", "wer"):
-            cells += [_percent(body[rate]), f"{_percent(body[f'{rate}_low'])} – {_percent(body[f'{rate}_high'])}"]
-        cells += [f"{body['dnsmos']:.2f}", f"{body['dnsmos_low']:.2f} – {body['dnsmos_high']:.2f}"]
-        lines.append(_line(cells))
+    lines += _judged(summary["sets"])
     lines += [
         "",
         f"{summary['utterances']} utterances, {summary['seconds']:.0f} s. Judges: {summary['judge']}, "

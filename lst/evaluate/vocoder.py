@@ -116,7 +116,7 @@ def measure_vocoder(
             start = number * len(rows)
             told = _reporting(clips, lambda done, start=start: report(start + done, total, "utterances"))
             result = judge.errors(told, texts, normaliser=config.normaliser, seed=config.seed)
-            sets[what] = _numbers(result, [quality.rate(clip) for clip in clips], config.seed)
+            sets[what] = judged_numbers(result, [quality.rate(clip) for clip in clips], config.seed)
             heard += [
                 {
                     "what": what,
@@ -175,7 +175,8 @@ def _reporting(clips: list["Float"], tell: Any) -> Iterator["Float"]:
         yield clip
 
 
-def _numbers(heard: Heard, quality: list[float], seed: int) -> dict[str, Any]:
+def judged_numbers(heard: Heard, quality: list[float], seed: int) -> dict[str, Any]:
+    """CER, WER and DNSMOS with their intervals, flat."""
     rated = bootstrap_interval(quality, seed=seed)
     return {
         "cer": round(heard.errors.cer, 5),

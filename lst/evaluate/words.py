@@ -2,8 +2,8 @@
 
     simple      lower case, Unicode NFKC, punctuation dropped (apostrophes inside words kept); needs nothing
     whisper     OpenAI's EnglishTextNormalizer: numbers, abbreviations, contractions, spelling. From the package
-                `openai-whisper`, or from `transformers` (extra `hf`), whose copy comes without the list of British
-                spellings; the result's `normaliser` says which was used
+                `openai-whisper` (extra `wer`), or from `transformers` (extra `hf`), whose copy comes without the list
+                of British spellings; the result's `normaliser` says which was used
 
 `WordErrors` records the normaliser and jiwer's version beside the numbers.
 """
@@ -58,13 +58,16 @@ def load_normaliser(name: Normaliser = "auto") -> tuple[str, Callable[[str], str
         return "simple", simple_normalise
     if find_spec("whisper") is not None:
         normalisers = import_module("whisper.normalizers")
-        return "whisper (openai-whisper)", normalisers.EnglishTextNormalizer()
+        return f"whisper (openai-whisper {version('openai-whisper')})", normalisers.EnglishTextNormalizer()
     if find_spec("transformers") is not None:
         normalisers = import_module("transformers.models.whisper.english_normalizer")
-        return "whisper (transformers, without spellings)", normalisers.EnglishTextNormalizer({})
+        return (
+            f"whisper (transformers {version('transformers')}, without spellings)",
+            normalisers.EnglishTextNormalizer({}),
+        )
     if name == "auto":
         return "simple", simple_normalise
-    raise LstError("OpenAI's text normaliser is not installed.", hint="Install it with lst's extra hf, or use simple.")
+    raise LstError("OpenAI's text normaliser is not installed.", hint="Install lst's extra wer, or use simple.")
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str], *, normaliser: Normaliser = "auto") -> WordErrors:
