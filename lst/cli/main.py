@@ -18,6 +18,7 @@ GROUPS = (
     "interleave",
     "train",
     "evaluate",
+    "make_benchmark",
     "generate",
     "vocode",
     "run",

@@ -151,6 +151,12 @@ def cached_benchmark(
     return _build(source, spec, home / f"{src.resolve().stem}-{spec.id[:16]}", config, workers, progress)
 
 
+def read_benchmark(src: Path, config: BenchmarkConfig) -> tuple[Source, str, dict[str, str]]:
+    """The items at `src`, which benchmark they are, and their provenance. Raises LstError as `import_benchmark`."""
+    source = _read(src, config)
+    return source, _kind(source, config), _provenance(source, src)
+
+
 def has_audio(src: Path, kind: str = "auto") -> bool:
     """Whether the benchmark at `src` speaks. Raises LstError as `import_benchmark` does."""
     return any(item.audio_paths for item in _read(src, BenchmarkConfig(kind=kind)).items)

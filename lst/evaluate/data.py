@@ -24,7 +24,8 @@ def benchmark_for(
     the user's cache, named by their content. Raises LstError if the model's tokenizer is not on this machine, or if
     `data` is another benchmark than `kind`.
     """
-    if (data / "manifest.json").is_file():
+    # A spoken benchmark (lst make-benchmark) is a manifest too, of files that are still to be imported.
+    if (data / "manifest.json").is_file() and load_manifest(data).schema != "lst.spoken/1":
         made = load_manifest(data, "lst.bench")
         found = made.config.get("kind", "storycloze")
         if kind not in ("auto", found) and made.config.get("kind") is not None:

@@ -23,6 +23,7 @@ VERSIONS: dict[str, int] = {
     "lst.aligner": 1,  # speech and its words to when they are said
     "lst.model": 1,  # weights, config, text tokenizer
     "lst.waves": 1,  # synthesised audio
+    "lst.spoken": 1,  # a text benchmark with sound files
     "lst.bench": 1,  # benchmark items
     "lst.eval": 1,  # scores
 }
