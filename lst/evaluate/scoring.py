@@ -94,6 +94,29 @@ def score_continuations(
     return [scores[item] for item in continuations]
 
 
+def greedy_continuations(
+    session: Session, continuations: Sequence[Continuation], *, batch_tokens: int = BATCH_TOKENS
+) -> list[bool]:
+    """Whether each ending is what greedy decoding gives after its prompt: a forward pass with all logits."""
+    import torch
+
+    from lst.data.batch import pack_examples
+
+    unique = list(dict.fromkeys(continuations))
+    laid = [_lay_out(session, item) for item in unique]
+    order = sorted(range(len(unique)), key=lambda index: -len(laid[index].tokens))
+    found: dict[Continuation, bool] = {}
+    for start, stop in _batches([len(laid[index].tokens) for index in order], batch_tokens):
+        chosen = [laid[index] for index in order[start:stop]]
+        examples = [static_example(item.tokens, session.vocabulary, session.patch_size) for item in chosen]
+        packed = pack_examples([[example] for example in examples], session.vocabulary).to(session.device)
+        with torch.inference_mode():
+            likeliest = session.model(packed).argmax(dim=-1).cpu().numpy()
+        for index, item, row in zip(order[start:stop], chosen, likeliest, strict=True):
+            found[unique[index]] = bool((row[item.first - 1 : len(item.tokens) - 1] == item.tokens[item.first :]).all())
+    return [found[item] for item in continuations]
+
+
 def _key(session: Session, batch: Sequence[Continuation]) -> str:
     """Everything that a batch's scores depend on, but for the model: a store belongs to one."""
     settings = [SCORES_VERSION, session.patch_size, session.context, session.device.type]
