@@ -1,6 +1,7 @@
 """How long the command line takes to start, against an empty Typer application, in turns so that load hits both."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,11 +27,12 @@ app()
 ROUNDS = 15
 
 
-def seconds(command: list[str]) -> float:
-    """Wall time of one run of `command`, which must succeed."""
-    start = time.perf_counter()
+def seconds(command: list[str]) -> tuple[float, float]:
+    """Wall and CPU time of one run of `command`, which must succeed."""
+    used, start = os.times(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, os.times()
+    return wall, after.children_user + after.children_system - used.children_user - used.children_system
 
 
 def main() -> None:
@@ -47,18 +49,21 @@ def main() -> None:
             "lst --help": [*lst, "--help"],
             "lst manifest show": [*lst, "manifest", "show", str(Path(scratch) / "made")],
         }
-        times: dict[str, list[float]] = {name: [] for name in commands}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for _ in range(ROUNDS):
             for name, command in commands.items():
                 times[name].append(seconds(command))
-    empty_seconds = statistics.median(times.pop("empty"))
-    for name, values in times.items():
+    medians = {name: [statistics.median(part) for part in zip(*values, strict=True)] for name, values in times.items()}
+    empty = medians.pop("empty")
+    for name, (wall, cpu) in medians.items():
         line = {
             "bench": f"cli: {name}",
-            "seconds": round(statistics.median(values), 3),
-            "empty_typer_seconds": round(empty_seconds, 3),
-            "ratio": round(statistics.median(values) / empty_seconds, 2),
+            "seconds": round(wall, 3),
+            "empty_typer_seconds": round(empty[0], 3),
+            "ratio": round(wall / empty[0], 2),
+            "cpu_ratio": round(cpu / empty[1], 2),
             "goal": "<= 1.3",
+            "load_1min": round(os.getloadavg()[0], 1),
         }
         print(json.dumps(line), flush=True)
 

@@ -10,6 +10,7 @@ Cost per unit: the local modules once, a `patch_size`-th of a global step, and a
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from torch import Tensor
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.patching import Example
 from lst.model.attention import Attend
+from lst.model.blocks import TransformerLayer
 from lst.model.config import TransformerConfig
 from lst.model.kv import KeyValues
+from lst.model.local import DecoderLayer
 from lst.model.lst import LST, Activations, Prepared
-from lst.model.step import Turn, one_patch, token_decoder_layers, token_layers, turn_table
+from lst.model.step import CrossWeights, LayerWeights, Turn, look, one_patch, remember, token_layer, turn_table
 
 Rows = NDArray[np.int64]
 
@@ -52,9 +55,15 @@ class Incremental:
         self.tables: dict[tuple[int, float], Turn] = {}
         self.global_steps = 0
         """Positions the global transformer has computed since `start`, prompts included, over all documents."""
-        self.global_layers = token_layers(model.global_transformer)
-        self.encoder_layers = token_layers(model.encoder) if model.encoder is not None else []
-        self.decoder_layers = token_decoder_layers(model.decoder) if model.decoder is not None else []
+        encoder, decoder = model.encoder, model.decoder
+        self.layers = {
+            name: [LayerWeights.of(cast(TransformerLayer | DecoderLayer, layer)) for layer in stack.layers]
+            for name, stack in (("encoder", encoder), ("global", model.global_transformer), ("decoder", decoder))
+            if stack is not None
+        }
+        self.cross: list[CrossWeights] = []
+        if decoder is not None:
+            self.cross = [CrossWeights.of(cast(DecoderLayer, layer)) for layer in decoder.layers]
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Example]) -> Tensor:
@@ -131,10 +140,14 @@ class Incremental:
         encoder = self.config.encoder
         assert encoder is not None
         turn = self._turn(self.positions[rows], encoder)
-        step = self.caches["encoder"].adding(rows)
-        x = self.model.embed(_take(ids, rows))
-        for number, layer in enumerate(self.encoder_layers):
-            x = layer(x, turn, step, number)
+        return self._through("encoder", self.model.embed(_take(ids, rows)), turn, rows)
+
+    def _through(self, name: str, x: Tensor, turn: Turn, rows: Rows) -> Tensor:
+        """States (R, d) of new tokens through the layers of the encoder or the global transformer."""
+        cache = self.caches[name]
+        places = cache.adding(rows)
+        for weights, keys, values in zip(self.layers[name], cache.keys, cache.values, strict=True):
+            x = token_layer(x, weights, *turn, keys, values, places)
         return x
 
     def _append(self, hidden: Tensor, rows: Rows) -> None:
@@ -157,32 +170,30 @@ class Incremental:
 
     def _global(self, x: Tensor, rows: Rows) -> Tensor:
         """The global transformer on one new patch (R, d_global) of each of `rows`; keeps what the decoder needs."""
-        stack, cache = self.model.global_transformer, self.caches["global"]
-        places = cache.counts[rows]
-        turn = self._turn(places, stack.config)
-        step = cache.adding(rows)
-        for number, layer in enumerate(self.global_layers):
-            x = layer(x, turn, step, number)
-        outputs: Tensor = stack.norm(x)
+        positions = self.caches["global"].counts[rows]
+        turn = self._turn(positions, self.config.global_transformer)
+        outputs: Tensor = self.model.global_transformer.norm(self._through("global", x, turn, rows))
         self.global_steps += len(rows)
         if self.config.decoder is not None:
-            key_turn = self._turn(places, self.config.decoder) if self.config.cross_rope else None
-            step = self.caches["prefix"].adding(rows)
-            for number, decoder_layer in enumerate(self.decoder_layers):
-                decoder_layer.remember(outputs, key_turn, step, number)
+            turn_or_none = self._turn(positions, self.config.decoder) if self.config.cross_rope else (None, None)
+            prefix = self.caches["prefix"]
+            places = prefix.adding(rows)
+            for weights, keys, values in zip(self.cross, prefix.keys, prefix.values, strict=True):
+                remember(outputs, weights, *turn_or_none, keys, values, places)
         return outputs
 
     def _decode(self, hidden: Tensor, rows: Rows) -> Tensor:
         """Decoder states (R, d), normed, from the encoder's."""
-        decoder, prefix = self.model.decoder, self.caches["prefix"]
+        decoder, prefix, cache = self.model.decoder, self.caches["prefix"], self.caches["decoder"]
         assert decoder is not None
         turn = self._turn(self.positions[rows], decoder.config)
         latest = np.maximum(prefix.counts[rows] - 1, 0)
-        query_turn = self._turn(latest, decoder.config) if self.config.cross_rope else None
-        seen, step = prefix.reading(rows), self.caches["decoder"].adding(rows)
+        query_turn = self._turn(latest, decoder.config) if self.config.cross_rope else (None, None)
+        seen, places = prefix.reading(rows), cache.adding(rows)
         x = decoder.input(hidden)
-        for number, layer in enumerate(self.decoder_layers):
-            x = layer(layer.look(x, query_turn, seen, number), turn, step, number)
+        for number, weights in enumerate(self.layers["decoder"]):
+            x = look(x, self.cross[number], *query_turn, prefix.keys[number], prefix.values[number], seen)
+            x = token_layer(x, weights, *turn, cache.keys[number], cache.values[number], places)
         return decoder.norm(x)  # type: ignore[no-any-return]
 
     def _turn(self, positions: Rows, config: TransformerConfig) -> Turn:

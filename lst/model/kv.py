@@ -1,6 +1,6 @@
 """Keys and values of past tokens, for attention one token at a time."""
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,24 @@ Rows = NDArray[np.int64]
 
 GROWTH = 256
 """Places added at least when a cache without a window is full; it also grows by half, so copies stay rare."""
+
+
+class Places(NamedTuple):
+    """Where the layers of a cache read and write in one step of R rows."""
+
+    most: int
+    """Places to read: the first so many."""
+    rows: Tensor | None
+    """(R * G,): the keys to read, if not all."""
+    bias: Tensor | None
+    """(R * G, 1, most): -inf at what a row does not see, unless all see the same."""
+    keep: Tensor | None
+    """(R, 1): 0 for a row that sees nothing (it would be 0/0: it sees everything, and its output is taken away)."""
+    place: int
+    """The place of the new token if it is the same for all rows of the cache, else -1."""
+    at: Tensor | None
+    """(R * G,): the rows of the new tokens, and `each` (R * G,): their places."""
+    each: Tensor | None
 
 
 class KeyValues:
@@ -51,16 +69,16 @@ class KeyValues:
 
         return KeyValues([arrange(k) for k, _ in layers], [arrange(v) for _, v in layers], counts.copy(), window)
 
-    def adding(self, rows: Rows) -> "Step":
+    def adding(self, rows: Rows) -> Places:
         """A step in which each layer adds a token to `rows` and attends to all kept ones, the new one included."""
         places = self.counts[rows] if self.window is None else self.counts[rows] % self.window
         self._grow(int(places.max()) + 1)
         self.counts[rows] += 1
-        return Step(self, rows, places)
+        return _places(self, rows, places)
 
-    def reading(self, rows: Rows) -> "Step":
+    def reading(self, rows: Rows) -> Places:
         """A step in which `rows` attend to what is kept and add nothing."""
-        return Step(self, rows, None)
+        return _places(self, rows, None)
 
     def keep(self, rows: Rows) -> None:
         """Goes on with these documents only, in this order."""
@@ -83,49 +101,24 @@ class KeyValues:
                 states[layer] = torch.cat([old, old.new_zeros(len(old), more, old.shape[2])], dim=1)
 
 
-class Step:
-    """One token of some rows through all layers: what the layers share is worked out once."""
-
-    def __init__(self, cache: KeyValues, rows: Rows, places: Rows | None) -> None:
-        self.cache = cache
-        counts = cache.counts[rows]
-        if cache.window is not None:
-            counts = np.minimum(counts, cache.window)
-        everyone = len(rows) == len(cache.counts) and bool((rows == np.arange(len(rows))).all())
-        self.rows = None if everyone else cache.index(rows)
-        self.most, least = int(counts.max()), int(counts.min())
-        self.bias, self.biased = cache.nothing, 0
-        if least < self.most:  # what a row does not see gets -inf, (R * G, 1, N)
-            hidden = (np.arange(self.most) >= counts[:, None]) & (counts > 0)[:, None]
-            bias = torch.zeros(hidden.shape).masked_fill_(torch.from_numpy(hidden), -torch.inf)
-            self.bias, self.biased = bias.to(cache.nothing).repeat_interleave(cache.groups, 0)[:, None], 1
-        # A row that sees nothing would be 0/0: it sees everything above, and its output is taken away.
-        self.keep = torch.from_numpy(counts > 0)[:, None].to(cache.nothing) if least == 0 else None
-        self.place: tuple[Any, ...] = ()
-        """Where the new token goes, as an index of `keys` and `values`."""
-        if places is not None:
-            if everyone and (places == places[0]).all():
-                self.place = slice(None), int(places[0])
-            else:
-                each = torch.from_numpy(np.repeat(places, cache.groups)).to(cache.nothing.device)
-                self.place = cache.index(rows), each
-
-    def write(self, number: int, key: Tensor, value: Tensor) -> None:
-        """Puts `key` and `value` (R, G, D) of layer `number` in the new token's place."""
-        self.cache.keys[number][self.place] = key.flatten(0, 1)
-        self.cache.values[number][self.place] = value.flatten(0, 1)
-
-    def read(self, number: int, query: Tensor) -> Tensor:
-        """Attention of `query` (R, H, D) to what layer `number` keeps, (R, H * D); 0 where that is nothing."""
-        rows, heads, width = query.shape
-        if self.most == 0:
-            return query.new_zeros(rows, heads * width)
-        keys, values = self.cache.keys[number][:, : self.most], self.cache.values[number][:, : self.most]
-        if self.rows is not None:
-            keys, values = keys[self.rows], values[self.rows]
-        # Query heads that share a key head stand as several queries of it: nothing is repeated.
-        grouped = query.reshape(rows * self.cache.groups, -1, width)
-        scores = torch.baddbmm(self.bias, grouped, keys.mT, beta=self.biased, alpha=width**-0.5)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
-        out = torch.bmm(weights, values).view(rows, heads * width)
-        return out if self.keep is None else out * self.keep
+def _places(cache: KeyValues, rows: Rows, new: Rows | None) -> Places:
+    """For a step of `rows` (R,), whose new tokens go to the places `new` (R,), if any."""
+    counts, device = cache.counts[rows], cache.nothing.device
+    if cache.window is not None:
+        counts = np.minimum(counts, cache.window)
+    everyone = len(rows) == len(cache.counts) and bool((rows == np.arange(len(rows))).all())
+    index = None if everyone else cache.index(rows)
+    most, least = int(counts.max()), int(counts.min())
+    bias = keep = at = place = None
+    if least < most:
+        hidden = (np.arange(most) >= counts[:, None]) & (counts > 0)[:, None]
+        dense = torch.zeros(hidden.shape).masked_fill_(torch.from_numpy(hidden), -torch.inf)
+        bias = dense.to(cache.nothing).repeat_interleave(cache.groups, 0)[:, None]
+    if least == 0:
+        keep = torch.from_numpy(counts > 0)[:, None].to(cache.nothing)
+    if new is not None and everyone and (new == new[0]).all():
+        return Places(most, index, bias, keep, int(new[0]), None, None)
+    if new is not None:
+        at = index if index is not None else cache.index(rows)
+        place = torch.from_numpy(np.repeat(new, cache.groups)).to(device)
+    return Places(most, index, bias, keep, -1, at, place)
