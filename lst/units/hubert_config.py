@@ -43,7 +43,9 @@ class PretrainConfig(StageConfig):
     )
     weight_decay: float = Field(default=0.02, ge=0)
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
-    unmasked_weight: float = Field(default=1.0, ge=0, description="of the loss on frames that are not masked")
+    unmasked_weight: float = Field(
+        default=10.0, ge=0, description="of the mean loss on frames that are not masked, beside that on masked ones"
+    )
     disturb: bool = Field(default=True, description="noise, gain, colour, band limit and speed in what is heard")
     precision: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="of matrix products; bfloat16 doubles the speed where the processor has it"
