@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Phones = Mapping[int, Sequence[str]]
 """Phones of some utterances, by the utterance's number: one per frame."""
 
+LABELLED_FRAMES = 150_000
+"""Frames with known phones that are kept, those that come first: 300 MB of 512 dimensions."""
+
 FRAMES_PER_UNIT = 10
 """Fewer frames than this per unit are refused: such a codebook memorises its audio."""
 
@@ -108,7 +111,7 @@ def fit(
 
 @dataclass
 class Labelled:
-    """Frames whose phone is known: at most as many as fit in memory, those that came first."""
+    """Frames whose phone is known."""
 
     frames: "list[np.ndarray]"
     phones: list[str]
@@ -117,14 +120,14 @@ class Labelled:
 def read_features(
     features: "Iterable[tuple[int, np.ndarray]]", max_frames: int, seed: int, phones: Phones | None
 ) -> "tuple[FrameSample, Labelled]":
-    """A sample of all frames, and up to `max_frames` frames with their phones."""
+    """A sample of all frames, and up to `LABELLED_FRAMES` frames with their phones."""
     import numpy as np
 
     sample = FrameSample(max_frames, seed)
     labelled = Labelled([], [])
     for index, frames in features:
         sample.add(frames)
-        if phones is not None and index in phones and len(labelled.phones) < max_frames:
+        if phones is not None and index in phones and len(labelled.phones) < LABELLED_FRAMES:
             length = min(len(frames), len(phones[index]))
             labelled.frames.append(frames[:length].astype(np.float32))
             labelled.phones.extend(phones[index][:length])
@@ -137,7 +140,9 @@ def discriminants(labelled: Labelled, mean: "np.ndarray", std: "np.ndarray", dim
 
     from lst.units.lda import discriminant_directions
 
-    known = (np.concatenate(labelled.frames) - mean) / std if labelled.frames else np.zeros((0, len(mean)))
+    known = np.concatenate([np.zeros((0, len(mean)), np.float32), *labelled.frames])
+    known -= mean.astype(np.float32)
+    known /= std.astype(np.float32)
     return discriminant_directions(known, np.array(labelled.phones), dimensions).astype(np.float32)
 
 
