@@ -4,9 +4,10 @@ import dataclasses
 import json
 import shutil
 import urllib.error
+import urllib.parse
 import urllib.request
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from lst.assets.cards import AssetFile, Card, asset_home
 from lst.errors import LstError
@@ -29,11 +30,13 @@ def pull_asset(
     """Fetch every file of `card` and return the asset's directory, with its own card in it.
 
     `mirror` replaces the part of each URL before the file's name; `local` is a directory (or the only file) to copy
-    from instead. A file whose card records no hash is accepted only with `trust`, and its hash is recorded then. A
+    from instead, with files as they are published or as the asset calls them.
+
+    A file whose card records no hash is accepted only with `trust`, and its hash is recorded then. A
     download that breaks off goes on where it stopped. Raises LstError; a file with the wrong hash is deleted.
     """
     if card.access and mirror is None and local is None:
-        raise LstError(f"{card.name} is not for free download.", hint=f"{card.access} Then: --from DIRECTORY.")
+        raise LstError(f"{card.name} is not for free download.", hint=f"{card.access} Then: {_with_local(card)}.")
     unknown = [name for name, entry in card.files.items() if entry.sha256 is None]
     if unknown and not trust:
         raise LstError(
@@ -55,19 +58,25 @@ def pull_asset(
     return home
 
 
+def _with_local(card: Card) -> str:
+    return (
+        "--from DIRECTORY --trust" if any(entry.sha256 is None for entry in card.files.values()) else "--from DIRECTORY"
+    )
+
+
 def _fetch(
     target: Path, name: str, entry: AssetFile, mirror: str | None, local: Path | None, progress: Progress | None
 ) -> None:
     incoming = target.with_name(f"{target.name}.incoming")
     if local is not None:
-        source = local / name if local.is_dir() else local
+        source = _found_in(local, name, entry) if local.is_dir() else local
         if not source.is_file():
             raise LstError(f"{source} does not exist.", hint=f"The asset needs a file {name}.")
         shutil.copyfile(source, incoming)
     else:
-        if entry.url is None:
+        if mirror is None and entry.url is None:
             raise LstError(f"The card names no address for {name}.", hint="Give --from DIRECTORY or --mirror URL.")
-        url = f"{mirror.rstrip('/')}/{name}" if mirror else entry.url
+        url = f"{mirror.rstrip('/')}/{_published_name(name, entry)}" if mirror else str(entry.url)
         _download(url, incoming, entry, progress)
     found = sha256_file(incoming)
     if entry.sha256 is not None and found != entry.sha256:
@@ -78,6 +87,17 @@ def _fetch(
         )
     fsync_file(incoming)
     incoming.replace(target)
+
+
+def _published_name(name: str, entry: AssetFile) -> str:
+    """What a file is called where it comes from: an asset may need it under another name."""
+    return PurePosixPath(urllib.parse.urlparse(entry.url).path).name if entry.url else name
+
+
+def _found_in(directory: Path, name: str, entry: AssetFile) -> Path:
+    """The file in `directory`, under its own name or the one it is published under."""
+    published = directory / _published_name(name, entry)
+    return published if published.is_file() and not (directory / name).is_file() else directory / name
 
 
 def _download(url: str, incoming: Path, entry: AssetFile, progress: Progress | None) -> None:

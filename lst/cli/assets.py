@@ -50,7 +50,7 @@ def pull(
     """
     from lst.assets.cards import ALIASES, all_cards
     from lst.assets.pull import pull_asset
-    from lst.cli.common import emit_json, out, stage_progress
+    from lst.cli.common import emit_json, err, out, stage_progress
     from lst.errors import UsageError
 
     cards = all_cards()
@@ -63,6 +63,8 @@ def pull(
         emit_json({"name": name, "path": str(directory)})
     else:
         out().print(f"{directory}", markup=False)
+    if further := cards[name][0].extra.get("next"):
+        err().print(further, markup=False)
 
 
 def verify(

@@ -44,6 +44,8 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(length + 1000 if fault == "liar-long" else length))
         self.end_headers()
         part = body[start:]
+        if fault == "crawls":
+            part = part[: len(CONTENT) // 8]
         if fault in ("breaks-off", "no-range") and len(self.requests) < 3:
             part = part[: len(part) // 2]
         self.wfile.write(part)
@@ -77,6 +79,36 @@ def test_a_download_arrives_whole(server: str, fault: str) -> None:
     assert verify_asset(directory) == []
     if fault == "breaks-off":
         assert [asked for _, asked in Server.requests] == [None, "bytes=51200-", "bytes=76800-"]
+
+
+def test_what_broke_off_goes_on_in_the_next_pull(server: str, tmp_path: Path) -> None:
+    with pytest.raises(LstError, match=r"got \d+ of 102400 bytes") as broken:
+        pull_asset(card(f"{server}/crawls/weights.bin"))
+    assert "Run the same command again to go on" in (broken.value.hint or "")
+    home = tmp_path / "assets" / "toy"
+    assert [path.name for path in home.iterdir()] == ["weights.bin.incoming"]  # nothing that could be used
+    Server.requests.clear()
+    assert (pull_asset(card(f"{server}/crawls/weights.bin")) / "weights.bin").read_bytes() == CONTENT
+    assert Server.requests[0][1] == f"bytes={5 * len(CONTENT) // 8}-"
+    assert [path.name for path in home.glob("*.incoming")] == []
+
+
+def test_a_file_may_be_published_under_another_name(server: str, tmp_path: Path) -> None:
+    files = {"generator.pt": AssetFile(SHA, len(CONTENT), "https://gone.invalid/v1/hifigan_lj.pt")}
+    renamed = Card("toy", "vocoder", "1", "CC0", "test", "a toy", files)
+    directory = pull_asset(renamed, mirror=f"{server}/good")
+    assert Server.requests[0][0] == "/good/hifigan_lj.pt"
+    assert (directory / "generator.pt").read_bytes() == CONTENT
+    (directory / "generator.pt").unlink()
+    (tmp_path / "hifigan_lj.pt").write_bytes(CONTENT)
+    assert (pull_asset(renamed, local=tmp_path) / "generator.pt").read_bytes() == CONTENT
+
+
+def test_progress_is_told_in_bytes(server: str) -> None:
+    told: list[tuple[int, int, str]] = []
+    pull_asset(card(f"{server}/breaks-off/weights.bin"), progress=lambda *step: told.append(step))
+    assert told[-1] == (len(CONTENT), len(CONTENT), "bytes of weights.bin")
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
 
 
 def test_a_second_pull_downloads_nothing(server: str) -> None:
@@ -141,6 +173,8 @@ def test_resolving_by_name_path_and_alias(tmp_path: Path) -> None:
     with pytest.raises(LstError, match="is a tokenizer, but a vocoder"):
         resolve_asset("mfcc-501", "vocoder")
     with pytest.raises(LstError, match="lst assets pull"):
+        resolve_asset("twist-mhubert-25hz", "tokenizer")
+    with pytest.raises(LstError, match="spirit-lm-downloads"):
         resolve_asset("hubert-25hz-501", "tokenizer")
     with pytest.raises(LstError, match=r"no card\.json"):
         resolve_asset(tmp_path, "tokenizer")
@@ -167,5 +201,11 @@ def test_the_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkey
     assert run(["assets", "verify"]) == 0
     assert run(["assets", "verify", "nothing"]) == 2
     assert run(["assets", "pull", "nothing"]) == 2
-    assert run(["assets", "pull", "mms-fa"]) == 1
+    assert run(["assets", "pull", "mhubert-base-25hz"]) == 1
     assert "--trust" in capsys.readouterr().err
+    assert run(["assets", "pull", "hubert-25hz-501"]) == 1
+    assert "Fill in Meta's form" in capsys.readouterr().err
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"{}")
+    assert run(["assets", "pull", "mhubert-base-25hz", "--from", str(tmp_path), "--trust"]) == 0
+    assert "numpy.save('L11_km500.npy'" in capsys.readouterr().err
