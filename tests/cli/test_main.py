@@ -38,6 +38,7 @@ COMMANDS = [
     "train-aligner",
     "eval align",
     "eval vocoder",
+    "eval units",
     "manifest show",
     "manifest verify",
     "manifest lineage",

@@ -8,11 +8,12 @@ import pytest
 import soundfile
 
 from lst.constants import SAMPLE_RATE
-from lst.errors import LstError
+from lst.errors import LstError, UsageError
 from lst.evaluate.disturbances import disturbances, unchanged
 from lst.evaluate.units import UnitsConfig, measure_units, units
 from lst.manifest import Manifest
 from lst.units import load_tokenizer
+from tests.evaluate.test_cli import run
 from tests.units.corpus import audio_manifest
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data_manifests" / "sample"
@@ -83,6 +84,16 @@ def test_the_stage_and_its_table(speech: Manifest, tmp_path: Path) -> None:
     assert f"{summary['quality']['pnmi']:.3f}" in table
     assert "units unchanged, noise 20 dB" in table
     assert units(speech, tmp_path / "out", SHORT).id == made.id  # found again, not measured again
+
+
+def test_the_command_line(speech: Manifest, tmp_path: Path) -> None:
+    arguments = ["eval", "units", str(speech.path), "--minutes", "0.5", "--disturbed-minutes", "0.05"]
+    shown = run(*arguments, "--json")
+    assert shown.exit_code == 0, shown.exception
+    assert json.loads(shown.stdout)["tokenizer"] == "mfcc-501"
+    assert "PNMI" in run(*arguments, "--out", tmp_path / "kept").stdout
+    assert (tmp_path / "kept" / "summary.json").is_file()
+    assert isinstance(run(*arguments[:3], "--minutes", "-1").exception, UsageError)
 
 
 def test_speech_without_transcripts_is_one_sentence(tmp_path: Path) -> None:
