@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lst.data.interleaving import SpanConfig, Task
-from lst.data.loader import open_stream
+from lst.data.loader import open_stream, vocabulary_of
 from lst.data.mixture import MixtureConfig
 from lst.data.patching import PatchingConfig
 from lst.data.stream import DataConfig, Horizon, RowStream
@@ -50,7 +50,12 @@ class DataSpec:
         )
 
     def open(self, count_flops: Callable[["PackedBatch"], float]) -> Callable[[int, int], BudgetedStream]:
-        """How a process (rank, world) opens its share of the training steps."""
+        """How a process (rank, world) opens its share of the training steps.
+
+        Raises LstError if the data's vocabulary is not the model's, or if aligned patches are asked for and no word of
+        the data is aligned.
+        """
+        self._check()
         horizon = self._horizon(count_flops)
 
         def opener(rank: int, world: int) -> BudgetedStream:
@@ -58,6 +63,20 @@ class DataSpec:
             return BudgetedStream(self.stream(horizon), self.vocabulary, batch, budget, rank, world)
 
         return opener
+
+    def _check(self) -> None:
+        for manifest in (self.pairs, self.text):
+            pieces = None if manifest is None else vocabulary_of(manifest).text_size
+            if manifest is not None and pieces != self.vocabulary.text_size:
+                raise LstError(
+                    f"{manifest.path} has {pieces} text pieces, the model's head {self.vocabulary.text_size}.",
+                    hint="Make the data with the model's text tokenizer.",
+                )
+        if self.patching.needs_alignment and self.pairs is not None and self.pairs.totals.get("words") == 0:
+            raise LstError(
+                f"patching.mode is {self.patching.mode}, but no word of {self.pairs.path} is aligned.",
+                hint="Align the speech (lst align), or use static patches.",
+            )
 
     def _horizon(self, count_flops: Callable[["PackedBatch"], float]) -> Horizon:
         """How long training is, for the curriculum: exactly, or for a FLOPs budget from a few rows."""

@@ -95,7 +95,10 @@ def pretrain_spec(
     """What `pretrain` would make."""
     for manifest, schema in ((pairs, "lst.pairs"), (text, "lst.text")):
         if parse_schema(manifest.schema)[0] != schema:
-            raise LstError(f"{manifest.path} holds {manifest.schema}, but {schema} is needed here.")
+            maker = "lst align, then lst interleave" if schema == "lst.pairs" else "lst tokenize-text"
+            raise LstError(
+                f"{manifest.path} holds {manifest.schema}, but {schema} is needed here.", hint=f"It is made by {maker}."
+            )
     return StageSpec(
         schema="lst.model/1",
         stage="pretrain",
