@@ -167,14 +167,15 @@ def align_markdown(summary: dict[str, Any]) -> str:
         f"{summary['other']}": summary["agreement"],
     }
     if any(compared.values()):
-        head = ["against", "boundaries", "median ms", "90% ms", "within 20 ms", "within 60 ms", "starts", "ends"]
+        head = ["against", "boundaries", "median ms", "90% ms", "within 20 ms", "within 60 ms", "signed median ms"]
         lines += [_line(head), _line(["---"] * len(head))]
         for name, body in compared.items():
-            if body:
-                cells = [name, str(body["boundaries"]), f"{body['median_ms']:.1f}", f"{body['p90_ms']:.1f}"]
-                cells += [_percent(body["within_20_ms"]), _percent(body["within_60_ms"])]
-                lines.append(_line([*cells, f"{body['median_start_ms']:+.1f}", f"{body['median_end_ms']:+.1f}"]))
-        lines += ["", "starts, ends: the median of found minus expected, in ms.", ""]
+            for kind in ("starts", "ends") if body else ():
+                part = body[kind]
+                cells = [f"{name}: {kind}", str(part["boundaries"]), f"{part['median_ms']:.1f}"]
+                cells += [f"{part['p90_ms']:.1f}", _percent(part["within_20_ms"]), _percent(part["within_60_ms"])]
+                lines.append(_line([*cells, f"{part['median_signed_ms']:+.1f}"]))
+        lines += ["", "Signed: found minus expected; above 0 is late.", ""]
     head = ["min_score", "", "wrong transcripts rejected", "95% interval", "right ones rejected"]
     lines += [_line(head), _line(["---"] * len(head))]
     for name in ("default", "chosen"):

@@ -42,19 +42,20 @@ def test_the_command(units: Manifest, words: Path, tmp_path: Path) -> None:  # n
     done = CliRunner().invoke(build_app(), [*arguments, "--out", str(out)])
     assert done.exit_code == 0, done.exception
     summary = json.loads(done.stdout)
-    assert summary["words"]["boundaries"] == 2 * (8 + 4)
-    assert summary["words"]["median_ms"] == pytest.approx(1000 * LATE_S, abs=0.01)
-    assert summary["words"]["median_start_ms"] == pytest.approx(1000 * LATE_S, abs=0.01)
-    assert summary["words"]["within_20_ms"] == 0
-    assert summary["words"]["within_60_ms"] == 1
-    assert 0 < summary["words_on_grid"]["median_ms"] < 60
-    assert summary["agreement"]["median_ms"] == 0
+    both, starts = summary["words"]["all"], summary["words"]["starts"]
+    assert both["boundaries"] == 2 * starts["boundaries"] == 2 * (8 + 4)
+    assert both["median_ms"] == pytest.approx(1000 * LATE_S, abs=0.01)
+    assert starts["median_signed_ms"] == pytest.approx(1000 * LATE_S, abs=0.01)
+    assert both["within_20_ms"] == 0
+    assert both["within_60_ms"] == 1
+    assert 0 < summary["words_on_grid"]["all"]["median_ms"] < 60
+    assert summary["agreement"]["ends"]["median_ms"] == 0
     assert summary["rejection"]["default"]["wrong_rejected"] == 1
     assert summary["rejection"]["default"]["right_rejected"] == 0
     assert summary["audio_seconds_per_cpu_second"] > 0
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     assert all(row["right"] > row["wrong"] for row in rows)
-    assert "| true times |" in (out / "summary.md").read_text()
+    assert "| true times: starts |" in (out / "summary.md").read_text()
 
 
 def test_words_that_do_not_belong(units: Manifest, words: Path, tmp_path: Path) -> None:  # noqa: F811
