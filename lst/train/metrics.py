@@ -5,6 +5,7 @@ as an undisturbed one; a line holds what was added since the line before it.
 """
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from torcheval.metrics import Metric
 from lst.constants import FRAME_RATE
 from lst.data.batch import PackedBatch
 from lst.data.vocabulary import Vocabulary
+from lst.errors import LstError
 from lst.model.loss import LossOutput
 from lst.train.memory import PeakMemory
 
@@ -183,6 +185,8 @@ class RunRecorder(MetricRecorder):
         self._board: Any = None
         self._wandb: Any = None
         self._wandb_project = wandb_project
+        if wandb_project is not None and importlib.util.find_spec("wandb") is None:
+            raise LstError("Weights & Biases is not installed.", hint="Install it (lst[wandb]), or leave --wandb out.")
         self._last_step = {"train": -1, "valid": -1}
         self._resume_step = 0
 
