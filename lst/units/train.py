@@ -130,9 +130,10 @@ def describe(
     *,
     numbers: dict[str, Any] | None = None,
     facts: dict[str, Any] | None = None,
-    more: tuple[str, ...] = (),
+    kept: tuple[str, ...] = (),
+    logs: tuple[str, ...] = (),
 ) -> DirectoryResult:
-    """Write codebook, `tokenizer.json` and `card.json`; `more` files lie there already.
+    """Write codebook, `tokenizer.json` and `card.json`; `kept` (on the card as well) and `logs` lie there already.
 
     `numbers` join those of the codebook on the card, `facts` the card itself.
     """
@@ -140,7 +141,7 @@ def describe(
     parts = {"name": config.called, "encoder": encoder, "quantizer": {"weights": CODEBOOK_FILE}}
     spec = TokenizerSpec.model_validate(parts)
     write_json(directory / SPEC_FILE, spec.model_dump(mode="json"))
-    names = sorted({SPEC_FILE, *spec.files().values()})
+    names = sorted({SPEC_FILE, *spec.files().values(), *kept})
     files = {
         file: {"sha256": sha256_file(directory / file), "bytes": (directory / file).stat().st_size} for file in names
     }
@@ -165,7 +166,7 @@ def describe(
     }
     write_json(directory / "card.json", card)
     return DirectoryResult(
-        artifacts=["card.json", *names, *more],
+        artifacts=["card.json", *names, *logs],
         totals={"hours": hours, "units": config.units},
         rejected=rejected,
         fingerprints={"tokenizer": fingerprint},

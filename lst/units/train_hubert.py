@@ -121,7 +121,8 @@ def make_hubert(
             "parameters": sum(value.numel() for value in encoder.network.parameters()),
             "settings": {**hubert.model_dump(mode="json"), **identities(config.hubert)},
         },
-        more=(METRICS, TARGETS_FILE, *events),
+        kept=(TARGETS_FILE,),
+        logs=(METRICS, *events),
     )
 
 
