@@ -18,6 +18,7 @@ class NetworkConfig(StageConfig):
     pos_kernel: int = Field(default=32, ge=2, description="frames of 40 ms that the position convolution spans")
     pos_groups: int = Field(default=16, ge=1)
     pos_depth: int = Field(default=1, ge=1, description="convolutions in the position encoder; the kernel is their sum")
+    reach: int = Field(default=32, ge=0, description="frames before and after that a layer attends to; 0: all")
     dropout: float = Field(default=0.1, ge=0, lt=1)
     mask_span: int = Field(default=5, ge=1, description="frames in a masked span (200 ms)")
     mask_share: float = Field(default=0.15, gt=0, lt=1, description="share of frames masked, were spans not to overlap")

@@ -13,7 +13,7 @@ from typing import Any
 
 import soundfile  # noqa: F401  (before fairseq2: its bundled libsndfile serves both)
 import torch
-from fairseq2.models.transformer import TransformerNormOrder
+from fairseq2.models.transformer import AttentionBias, TorchSDPA, TransformerNormOrder
 from fairseq2.models.wav2vec2 import StandardWav2Vec2Masker, Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory
 from fairseq2.nn import BatchLayout
 from pydantic import ValidationError
@@ -29,6 +29,23 @@ STACK = SAMPLES_PER_FRAME // HOP
 """Log-mel frames per unit."""
 FORM = "lst.hubert/1"
 METADATA = "lst"
+
+
+class LocalBias(AttentionBias):
+    """Attention to at most `reach` frames before and after: a frame does not depend on how long its audio is."""
+
+    def __init__(self, reach: int) -> None:
+        self.reach = reach
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LocalBias) and other.reach == self.reach
+
+    def __hash__(self) -> int:
+        return self.reach
+
+    def create_bias_tensor(self, q_len: int, k_len: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """(q_len, k_len): 0 within reach, -inf beyond."""
+        return torch.ones((q_len, k_len), device=device, dtype=dtype).tril(self.reach).triu(-self.reach).log()
 
 
 class HubertNetwork(nn.Module):
@@ -62,6 +79,9 @@ class HubertNetwork(nn.Module):
         self.frontend = factory.create_encoder_frontend()
         self.frontend.post_extract_layer_norm = nn.Identity()  # type: ignore[assignment]
         self.encoder = factory.create_encoder()
+        if config.reach:
+            for layer in self.encoder.layers:
+                layer.self_attn.sdpa = TorchSDPA(LocalBias(config.reach))
         self.masker = StandardWav2Vec2Masker(config.dim, config.mask_span, config.mask_share, 1)
         self.final_proj = nn.Linear(config.dim, config.dim)
         self.label_embs = nn.Parameter(0.1 * torch.randn(config.clusters, config.dim))

@@ -106,12 +106,12 @@ def plain_segments(
 
 
 def add_noise(samples: "NDArray[np.float32]", random: np.random.Generator) -> None:
-    """Two in five rows (B, n) get white, pink or brown noise, or another row's speech, 5 to 35 dB below their level."""
+    """Seven in ten rows (B, n) get white, pink or brown noise, or another row's speech, 5 to 35 dB below them."""
     pool = _noise_pool()
     clean = samples.copy()
     loudness = np.sqrt((clean**2).mean(axis=1)) + 1e-4
     for index, row in enumerate(samples):
-        if random.random() >= 0.4:
+        if random.random() >= 0.7:
             continue
         kind = int(random.integers(len(pool) + 1))
         if kind < len(pool):

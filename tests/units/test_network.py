@@ -117,6 +117,21 @@ def test_features_of_a_layer(network: HubertNetwork) -> None:
         assert not torch.allclose(network.features(sound, 1), network.features(sound))
 
 
+def test_a_frame_hears_so_far_and_no_farther() -> None:
+    torch.manual_seed(0)
+    local = HubertNetwork(TINY.model_copy(update={"reach": 5})).eval()
+    sound, other = samples(200), samples(200)
+    other[:, 640 * 120 :] = samples(80, 7)
+    with torch.inference_mode():
+        same = (local.features(sound) == local.features(other)).all(dim=2)[0]
+    # Two layers of 5 frames, half a position convolution of 8, 1.29 s of level, and the edge of a window.
+    assert same[: 120 - (2 * 5 + 4 + 33 + 1)].all()
+    assert not same[119]
+    with torch.inference_mode():
+        network = HubertNetwork(TINY.model_copy(update={"reach": 0})).eval()
+        assert not torch.equal(network.features(sound)[0, :20], network.features(other)[0, :20])
+
+
 def test_a_clip_among_others_has_its_own_features(network: HubertNetwork) -> None:
     together = torch.cat([samples(30, 1), samples(30, 2)])
     with torch.inference_mode():

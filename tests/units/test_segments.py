@@ -50,13 +50,13 @@ def test_targets_stay_with_their_sound_at_any_speed() -> None:
     assert 4 < changed < 20
 
 
-def test_two_in_five_rows_get_noise_below_their_level() -> None:
+def test_seven_in_ten_rows_get_noise_below_their_level() -> None:
     clean = np.random.default_rng(0).standard_normal((200, 3200)).astype(np.float32) * 0.1
     noisy = clean.copy()
     add_noise(noisy, np.random.default_rng(1))
     added = np.sqrt(((noisy - clean) ** 2).mean(axis=1)) / np.sqrt((clean**2).mean(axis=1))
     touched = added > 0
-    assert 55 < touched.sum() < 105
+    assert 120 < touched.sum() < 160
     # A stretch of brown noise may be louder or softer than all of it.
     assert 10 ** (-35 / 20) < np.median(added[touched]) < 10 ** (-5 / 20)
     assert np.quantile(added[touched], 0.9) < 10 ** (-5 / 20) * 1.5
