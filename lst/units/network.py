@@ -81,7 +81,7 @@ class HubertNetwork(nn.Module):
         self.encoder = factory.create_encoder()
         if config.reach:
             for layer in self.encoder.layers:
-                layer.self_attn.sdpa = TorchSDPA(LocalBias(config.reach))
+                layer.self_attn.sdpa = TorchSDPA(LocalBias(config.reach))  # type: ignore[union-attr]
         self.masker = StandardWav2Vec2Masker(config.dim, config.mask_span, config.mask_share, 1)
         self.final_proj = nn.Linear(config.dim, config.dim)
         self.label_embs = nn.Parameter(0.1 * torch.randn(config.clusters, config.dim))
