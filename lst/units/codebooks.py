@@ -68,10 +68,24 @@ class Codebook:
 
 
 @dataclass(frozen=True)
+class PredictionHead:
+    """`weight`: (K, D) float32; `bias`: (K,) float32. The unit of a frame is the largest of `weight` x + `bias`."""
+
+    weight: "np.ndarray"
+    bias: "np.ndarray"
+
+    def save(self, path: Path) -> None:
+        """As the safetensors file that `load_quantizer` reads."""
+        from safetensors.numpy import save
+
+        write_atomic(path, save({"weight": self.weight, "bias": self.bias}))
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A codebook, and what is known of its fit."""
 
-    codebook: Codebook
+    codebook: Codebook | PredictionHead
     frames_seen: int
     frames_fitted: int
     numbers: dict[str, float]
@@ -234,18 +248,19 @@ def check_enough(sample: FrameSample, units: int, source: object) -> None:
         )
 
 
-def _numbers(standard: "np.ndarray", centroids: "np.ndarray") -> dict[str, float]:
+def usage(codes: "np.ndarray", units: int) -> dict[str, float]:
+    """How many of `units` occur among (N,) codes, and the perplexity of their shares."""
     import numpy as np
 
+    share = np.bincount(codes, minlength=units) / len(codes)
+    used = share[share > 0]
+    return {"units_used": len(used), "perplexity": round(float(np.exp(-(used * np.log(used)).sum())), 1)}
+
+
+def _numbers(standard: "np.ndarray", centroids: "np.ndarray") -> dict[str, float]:
     from lst.units.quantizers import KMeansQuantizer
 
     codes = KMeansQuantizer(centroids).codes(standard)
-    share = np.bincount(codes, minlength=len(centroids)) / len(codes)
-    used = share[share > 0]
     spread = float(((standard - standard.mean(axis=0)) ** 2).mean())
     distortion = float(((standard - centroids[codes]) ** 2).mean())
-    return {
-        "units_used": len(used),
-        "perplexity": round(float(np.exp(-(used * np.log(used)).sum())), 1),
-        "variance_explained": round(1 - distortion / spread, 4),
-    }
+    return {**usage(codes, len(centroids)), "variance_explained": round(1 - distortion / spread, 4)}

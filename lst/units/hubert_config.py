@@ -69,6 +69,11 @@ class HubertConfig(StageConfig):
         default=None, ge=1, description="layer of the teacher; empty: its own or the last"
     )
     layer: int | None = Field(default=None, ge=1, description="layer whose features become units; empty: the last")
+    units_from: Literal["features", "prediction"] = Field(
+        default="features",
+        description="features: k-means on those of `layer`. prediction: the cluster that the network predicts, which "
+        "stands noise better",
+    )
     discriminants: int = Field(
         default=0,
         ge=0,
@@ -87,3 +92,9 @@ class HubertConfig(StageConfig):
     init: str = Field(default="", description="a tokenizer made by this command: its weights are the start")
     network: NetworkConfig = NetworkConfig()
     training: PretrainConfig = PretrainConfig()
+
+    @model_validator(mode="after")
+    def _prediction_is_of_the_last_layer(self) -> "HubertConfig":
+        if self.units_from == "prediction" and self.layer not in (None, self.network.layers):
+            raise ValueError("units_from prediction takes the last layer: leave `layer` out")
+        return self

@@ -61,16 +61,17 @@ class KMeansQuantizer:
 
 
 class LinearQuantizer:
-    """Spirit LM's quantizer: three linear layers with LeakyReLU between, argmax over 500 units and a CTC blank.
+    """Linear layers with LeakyReLU between, then argmax.
 
-    `layers`: three pairs of weight (out, in) and bias (out,). The last id is the blank; it means "as before".
+    `layers`: pairs of weight (out, in) and bias (out,). Spirit LM's has three, and its last id is a CTC `blank`, which
+    means "as before"; one layer without a blank is the prediction head of a HuBERT.
     """
 
-    def __init__(self, layers: "list[tuple[NDArray[Any], NDArray[Any]]]") -> None:
+    def __init__(self, layers: "list[tuple[NDArray[Any], NDArray[Any]]]", *, blank: bool = True) -> None:
         self._layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in layers]
         self.dim = int(layers[0][0].shape[1])
         self.num_units = len(layers[-1][1])
-        self.blank: int | None = self.num_units - 1
+        self.blank: int | None = self.num_units - 1 if blank else None
 
     def codes(self, features: "NDArray[Any]") -> "NDArray[np.int64]":
         """(T, D) -> (T,), blanks included."""
@@ -87,7 +88,8 @@ def load_quantizer(path: Path) -> KMeansQuantizer | LinearQuantizer:
     """Read a quantizer; the contents of the file decide which.
 
     - `.safetensors` with `centroids` (K, d) and optionally `mean`, `std` (D,), `projection` (D, d): what
-      `lst train-tokenizer` writes;
+      `lst train-tokenizer` writes; or with `weight` (K, D) and `bias` (K,), the unit being the largest of `weight` x +
+      `bias`;
     - `.npy` with (K, D) centroids;
     - a torch file with `cluster_centers` (K, D) and `n_clusters`;
     - a torch file with `model_cfg` {vocab_size, dim, upstream_dim} and `model_weight`: Spirit LM's linear quantizer.
@@ -102,6 +104,8 @@ def load_quantizer(path: Path) -> KMeansQuantizer | LinearQuantizer:
             tensors = load_file(str(path))
         except (SafetensorError, OSError, ValueError) as error:
             raise LstError(f"{path} is damaged: not a safetensors file ({error}).") from error
+        if "weight" in tensors:
+            return _predicted(path, tensors["weight"], tensors.get("bias"))
         return _kmeans(path, *(tensors.get(name) for name in ("centroids", "mean", "std", "projection")))
     if path.suffix == ".npy":
         try:
@@ -149,6 +153,14 @@ def _kmeans(
     if not all(np.isfinite(part).all() for part in parts) or (std is not None and (std <= 0).any()):
         raise LstError(f"{path}: the codebook holds values that are not finite, or a standard deviation of zero.")
     return KMeansQuantizer(centroids, mean, std, projection)
+
+
+def _predicted(path: Path, weight: "NDArray[Any]", bias: "NDArray[Any] | None") -> LinearQuantizer:
+    if bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise LstError(f"{path} holds no prediction head: `weight` should be (units, dimensions) and `bias` (units,).")
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise LstError(f"{path}: the prediction head holds values that are not finite.")
+    return LinearQuantizer([(weight, bias)], blank=False)
 
 
 def _linear(path: Path, config: Any, weights: Any) -> LinearQuantizer:

@@ -75,9 +75,9 @@ def fit_targets(
 ) -> TargetClusters:
     """As `lst.units.codebooks.fit`; with a `phone_weight`, clusters of features and phones together."""
     if phones is None or not phone_weight:
-        return TargetClusters(
-            fit(features, units, seed, max_frames, source=source, phones=phones, dimensions=dimensions).codebook
-        )
+        plain = fit(features, units, seed, max_frames, source=source, phones=phones, dimensions=dimensions).codebook
+        assert isinstance(plain, Codebook)
+        return TargetClusters(plain)
     sample, labelled = read_features(features, max_frames, seed, phones)
     check_enough(sample, units, source)
     mean, std = sample.moments()

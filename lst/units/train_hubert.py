@@ -23,13 +23,14 @@ import torch
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, Rejection, sha256_file, write_atomic, write_json
-from lst.units.codebooks import Phones, fit
+from lst.units.codebooks import Fitted, Phones, PredictionHead, fit, usage
 from lst.units.fbank_hubert import FbankHubertEncoder
 from lst.units.hubert_config import HubertConfig
 from lst.units.loading import identify_tokenizer
 from lst.units.network import load_network, save_network
 from lst.units.phones import align_phones
 from lst.units.pretrain import METRICS, pretrain
+from lst.units.quantizers import LinearQuantizer
 from lst.units.recordings import Recordings, Utterance, collect_recordings
 from lst.units.segments import Corpus
 from lst.units.spec import FbankHubertSpec
@@ -91,15 +92,20 @@ def make_hubert(
     save_network(directory / NETWORK_FILE, network, torch.float16)
     layer = hubert.layer or hubert.network.layers
     encoder = FbankHubertEncoder(load_network(directory / NETWORK_FILE), layer, device)
-    fitted = fit(
-        EncoderTeacher(encoder, {}).features(_part(recordings, phones, hubert.fit_hours, config.seed)),
-        config.units,
-        config.seed,
-        config.max_frames,
-        source=audio.path,
-        phones=phones,
-        dimensions=hubert.discriminants,
-    )
+    part = _part(recordings, phones, hubert.fit_hours, config.seed)
+    if hubert.units_from == "prediction":
+        fitted = _prediction_head(encoder, part, config.units)
+    else:
+        fitted = fit(
+            EncoderTeacher(encoder, {}).features(part),
+            config.units,
+            config.seed,
+            config.max_frames,
+            source=audio.path,
+            phones=phones,
+            dimensions=hubert.discriminants,
+        )
+    made = "the predicted clusters" if hubert.units_from == "prediction" else f"k-means on layer {layer}"
     shutil.copyfile(work / METRICS, directory / METRICS)
     shutil.copyfile(work / TARGETS_FILE, directory / TARGETS_FILE)
     board = directory / "tensorboard"
@@ -112,7 +118,7 @@ def make_hubert(
         FbankHubertSpec(weights=NETWORK_FILE, layer=layer).model_dump(mode="json"),
         fitted,
         rejected,
-        f"{config.units} units at {FRAME_RATE} Hz: k-means on layer {layer} of a HuBERT with a log-mel front end.",
+        f"{config.units} units at {FRAME_RATE} Hz: {made} of a HuBERT with a log-mel front end.",
         numbers=_last_numbers(work / METRICS),
         facts={
             "hours": round(recordings.frames / FRAME_RATE / 3600, 3),
@@ -124,6 +130,17 @@ def make_hubert(
         kept=(TARGETS_FILE,),
         logs=(METRICS, *events),
     )
+
+
+def _prediction_head(encoder: FbankHubertEncoder, utterances: "Iterator[tuple[int, np.ndarray]]", units: int) -> Fitted:
+    """The cluster that the network itself finds likeliest: the largest cosine, whose norms do not matter."""
+    network = encoder.network
+    embeddings = torch.nn.functional.normalize(network.label_embs, dim=1)
+    weight, bias = embeddings @ network.final_proj.weight, embeddings @ network.final_proj.bias
+    head = PredictionHead(weight.cpu().numpy(), bias.cpu().numpy())
+    quantizer = LinearQuantizer([(head.weight, head.bias)], blank=False)
+    codes = np.concatenate([quantizer.codes(encoder.features(samples)) for _, samples in utterances])
+    return Fitted(head, len(codes), len(codes), usage(codes, units))
 
 
 def _corpora(

@@ -164,3 +164,19 @@ def test_wrong_standardisation_is_refused(tmp_path: Path) -> None:
     save_file({"vectors": codebook(5, 4)}, str(path))
     with pytest.raises(LstError, match="holds no codebook"):
         load_quantizer(path)
+
+
+def test_a_prediction_head_is_an_argmax_without_a_blank(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(0)
+    weight, bias = random.standard_normal((7, 5)).astype(np.float32), random.standard_normal(7).astype(np.float32)
+    save_file({"weight": weight, "bias": bias}, tmp_path / "c.safetensors")
+    head = load_quantizer(tmp_path / "c.safetensors")
+    frames = random.standard_normal((50, 5))
+    assert (head.dim, head.num_units, head.blank) == (5, 7, None)
+    assert np.array_equal(head.codes(frames), (frames @ weight.T + bias).argmax(axis=1))
+    for wrong in ({"weight": weight}, {"weight": weight, "bias": bias[:3]}, {"weight": weight * np.nan, "bias": bias}):
+        save_file(wrong, tmp_path / "c.safetensors")
+        with pytest.raises(LstError, match="prediction head"):
+            load_quantizer(tmp_path / "c.safetensors")

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lst.assets import resolve_asset
 from lst.errors import LstError, UsageError
 from lst.manifest import Manifest, load_manifest
 from lst.train.control import TrainingStopped
 from lst.units import load_tokenizer, train_hubert
+from lst.units.network import load_network
 from lst.units.train import TrainTokenizerConfig, train_tokenizer
 from tests.units.corpus import audio_manifest
 from tests.units.test_stage import run_lst
@@ -122,6 +124,19 @@ def test_phones_go_into_targets_and_units(audio: Manifest, tmp_path: Path, monke
     from lst.units.targets import load_targets
 
     assert sorted(load_targets(one.file("targets.safetensors")).phones) == ["L", "M", "S"]
+
+
+def test_units_may_be_what_the_network_predicts(audio: Manifest, tmp_path: Path) -> None:
+    made = train_tokenizer(audio, tmp_path / "tok", settings(units_from="prediction"))
+    tokenizer = load_tokenizer(made.path)
+    assert tokenizer.num_units == 12
+    sound = speechlike(16000 * 6, 3)
+    network = load_network(made.file("network.safetensors"))
+    with torch.inference_mode():
+        expected = network.predict(network.features(torch.from_numpy(sound)[None]))[0].argmax(dim=-1)
+    assert (tokenizer.encode(sound) == expected.numpy()).mean() > 0.99  # float64 against float32
+    with pytest.raises(ValueError, match="takes the last layer"):
+        settings(units_from="prediction", layer=1)
 
 
 def test_audio_that_cannot_be_aligned_gives_no_phones(audio: Manifest, tmp_path: Path) -> None:
