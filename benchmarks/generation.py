@@ -71,7 +71,7 @@ def document(vocabulary: Vocabulary, units: int) -> np.ndarray:
     return np.concatenate(([vocabulary.speech_marker], vocabulary.from_units(drawn.astype(np.uint16)))).astype(np.int32)
 
 
-def against_recomputing(model: LST, rounds: int = 4) -> None:
+def against_recomputing(model: LST, rounds: int = 3) -> None:
     """500 units after 50: all that generation does, against the plain forward pass over the prefix for every unit."""
     names, size = model.config.vocabulary, model.config.patching.size
     tokens = document(names, PROMPT + UNITS)

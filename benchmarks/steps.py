@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.loader import anonymous_memory, emit, pair_shard, text_shard
+from benchmarks.loader import emit, pair_shard, text_shard
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.loader import Loader, open_stream, vocabulary_of
 from lst.data.mixture import MixtureConfig
@@ -30,6 +30,7 @@ from lst.model.lst import LST
 from lst.model.plan import training_memory
 from lst.model.presets import preset
 from lst.text.train import train_tokenizer
+from lst.train.memory import PeakMemory
 
 VOCABULARY = 380
 BATCHES = 2
@@ -44,10 +45,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = synthesize(Path(scratch))
         text_size = vocabulary_of(data[0]).text_size
-        patched = build_model(preset(shape, text_size=text_size), seed=0).train()
         batches = {"lst": rows(data, "static", budget)}
+        peak = PeakMemory()
+        patched = build_model(preset(shape, text_size=text_size), seed=0).train()
         if shape == "micro":
-            memory(patched, batches["lst"][0][0])
+            memory(patched, batches["lst"][0][0], peak)
         base = build_model(preset(shape, text_size=text_size, base="same-global"), seed=0).train()
         base.global_transformer = patched.global_transformer
         batches["base"] = rows(data, "none", budget)
@@ -138,20 +140,16 @@ def feed(model: LST, batches: list[PackedBatch], loader_seconds: float) -> None:
     )
 
 
-def memory(model: LST, batch: PackedBatch) -> None:
-    """Peak of a step with AdamW, beside what `lst model` predicts."""
+def memory(model: LST, batch: PackedBatch, peak: PeakMemory) -> None:
+    """Peak of a step with AdamW, beside what `lst model` predicts. `peak`: made before there was a model."""
     predicted = training_memory(model.config, batch_counts(model.config, batch), activation_bytes=4)
     optimizer = torch.optim.AdamW(model.parameters())
-    for _ in range(2):  # the second step has the optimiser's state from its beginning
-        before = anonymous_memory()
-        Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    for _ in range(2):  # the optimiser's state comes with the first step
         model.loss(batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        peak = peak_memory()
-    del optimizer
-    # Weights and the optimiser's state are there before the step; what else was (libraries, data) is none of its cost.
-    measured = peak - before + predicted.weights + predicted.optimizer
+    measured = peak.bytes(torch.device("cpu"))
+    assert measured is not None, "only Linux tells"
     emit(
         "training.micro peak memory",
         measured_mb=measured / 2**20,
@@ -159,16 +157,6 @@ def memory(model: LST, batch: PackedBatch) -> None:
         ratio=measured / predicted.total,
         goal="within 20% of 1",
     )
-
-
-def peak_memory() -> int:
-    """The largest number of bytes of the process's own memory since the peak was last started anew."""
-    values = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in ("VmHWM", "RssFile", "RssShmem"):
-            values[name] = int(value.split()[0]) * 1024
-    return values["VmHWM"] - values["RssFile"] - values["RssShmem"]
 
 
 def synthesize(root: Path) -> tuple[Manifest, Manifest]:
