@@ -79,12 +79,14 @@ def print_manifest(manifest: "Manifest", *, as_json: bool = False) -> None:
     if as_json:
         emit_json(summary(manifest))
         return
-    console = out()
-    console.print(f"[bold]{manifest.path}[/bold]  {manifest.schema}  id {manifest.id[:12]}  by {manifest.stage}")
+    import typer  # rich alone would take half as long to load as everything else here
+
+    path = typer.style(manifest.path, bold=True)
+    typer.echo(f"{path}  {manifest.schema}  id {manifest.id[:12]}  by {manifest.stage}")
     if manifest.totals:
-        console.print("  " + ", ".join(f"{format_number(value)} {name}" for name, value in manifest.totals.items()))
+        typer.echo("  " + ", ".join(f"{format_number(value)} {name}" for name, value in manifest.totals.items()))
     if manifest.rejected:
-        console.print("  rejected: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()))
+        typer.echo("  rejected: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()))
 
 
 def print_problems(found: Mapping[str, Sequence[str]], *, as_json: bool) -> bool:

@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,7 +256,9 @@ def _run_parallel(
     done: dict[int, dict[str, Any]],
     report: Progress,
 ) -> None:
+    # Here, not above: every command loads this module, and must start fast.
     import multiprocessing
+    from concurrent.futures import Future, ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
     # spawn: workers load torch, and a fork of a process with running threads can hang.
