@@ -30,6 +30,10 @@ GROUPS = (
 """Modules of `lst.cli`, in the order of the help; each has `register(app)`."""
 
 
+STOPPED = 130
+"""Exit code of a command that was stopped by Ctrl-C."""
+
+
 def build_app() -> typer.Typer:
     """The command line with all its commands."""
     app = typer.Typer(
@@ -70,10 +74,11 @@ def run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         result = build_app()(args=arguments, prog_name="lst", standalone_mode=False)
+        if result == STOPPED:  # what Typer makes of Ctrl-C
+            return _stopped()
         return result if isinstance(result, int) else 0
     except KeyboardInterrupt:
-        _say("Stopped. Run the same command again to continue.")
-        return 130
+        return _stopped()
     except BrokenPipeError:
         # The reader of stdout (such as `head`) has gone; keep Python's own flush at exit from failing on it too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,8 +90,7 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except Exception as error:
         if _is_click(error, "Abort"):
-            _say("Stopped. Run the same command again to continue.")
-            return 130
+            return _stopped()
         if _is_click(error, "ClickException"):
             error.show()  # type: ignore[attr-defined]
             return int(error.exit_code)  # type: ignore[attr-defined]
@@ -94,6 +98,11 @@ def run(arguments: list[str]) -> int:
             raise
         _say(f"Internal error: {type(error).__name__}: {error}. Run again with --debug for the traceback.")
         return 1
+
+
+def _stopped() -> int:
+    _say("Stopped. Run the same command again to continue.")
+    return STOPPED
 
 
 def _is_click(error: Exception, name: str) -> bool:

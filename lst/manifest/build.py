@@ -7,6 +7,7 @@
 """
 
 import fcntl
+import functools
 import json
 import os
 import time
@@ -237,62 +238,26 @@ def _run_tasks(
     left = [index for index in range(len(tasks)) if index not in done]
     report = progress or (lambda *_: None)
     report(len(done), len(tasks), "shards")
+    make = functools.partial(_run_task, partial, schema, worker)
+    numbered = {index: (index, tasks[index]) for index in left}
+    made: Iterator[tuple[int, dict[str, Any]]]
     if workers <= 1 or len(left) <= 1:
-        for index in left:
-            done[index] = _run_task(partial, schema, index, worker, tasks[index])
-            report(len(done), len(tasks), "shards")
+        made = ((index, make(task)) for index, task in numbered.items())
     else:
-        _run_parallel(partial, schema, tasks, worker, min(workers, len(left)), left, done, report)
+        # Here, not above: every command loads this module, and must start fast.
+        from lst.manifest.workers import in_processes
+
+        made = in_processes(make, numbered, workers)
+    for index, entry in made:
+        done[index] = entry
+        report(len(done), len(tasks), "shards")
     return [done[index] for index in range(len(tasks))]
 
 
-def _run_parallel(
-    partial: Path,
-    schema: str,
-    tasks: Sequence[Task],
-    worker: Callable[[Task], ShardResult],
-    workers: int,
-    left: Sequence[int],
-    done: dict[int, dict[str, Any]],
-    report: Progress,
-) -> None:
-    # Here, not above: every command loads this module, and must start fast.
-    import multiprocessing
-    from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    # spawn: workers load torch, and a fork of a process with running threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker) as pool:
-        futures: dict[Future[dict[str, Any]], int] = {
-            pool.submit(_run_task, partial, schema, index, worker, tasks[index]): index for index in left
-        }
-        try:
-            for future in as_completed(futures):
-                done[futures[future]] = future.result()
-                report(len(done), len(tasks), "shards")
-        except BrokenProcessPool as error:
-            raise LstError(
-                "A worker process died (killed, or out of memory).",
-                hint="Run the same command again, it continues; use fewer --workers if memory is short.",
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _quiet_worker() -> None:
-    """A worker uses one thread, and leaves Ctrl-C to the parent."""
-    import signal
-
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _run_task(
-    partial: Path, schema: str, index: int, worker: Callable[[Task], ShardResult], task: Task
+    partial: Path, schema: str, worker: Callable[[Task], ShardResult], numbered: tuple[int, Task]
 ) -> dict[str, Any]:
+    index, task = numbered
     result = worker(task)
     with explain_os_errors(f"writing shard {index} in {partial}"):
         shard = _write_shard(partial, index, result.rows, schema)

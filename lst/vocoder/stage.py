@@ -197,25 +197,15 @@ def _in_order(
     if workers <= 1 or shards <= 1:
         yield from map(worker, range(shards))
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
+    from lst.manifest.workers import in_processes
 
-    # spawn: a vocoder may use torch, and a fork of a process with running threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, shards), mp_context=context, initializer=_quiet_process) as pool:
-        try:
-            yield from pool.map(worker, range(shards))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _quiet_process() -> None:
-    """A worker uses one thread, and leaves Ctrl-C to the parent."""
-    import signal
-
-    os.environ["OMP_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    waiting: dict[int, tuple[list[dict[str, Any]], list[Rejection]]] = {}
+    following = 0
+    for shard, result in in_processes(worker, {shard: shard for shard in range(shards)}, workers):
+        waiting[shard] = result
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
 
 
 def _result(made: list[dict[str, Any]], rejected: list[Rejection], max_rejected: float) -> DirectoryResult:

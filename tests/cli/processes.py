@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from lst.cli.main import GROUPS
 from lst.manifest import load_manifest
 from lst.manifest.manifest import to_json
 
@@ -27,6 +28,7 @@ _PRELOAD = [
     "fairseq2",
     "lst.align.pocketsphinx",
     "lst.cli.main",
+    *(f"lst.cli.{group}" for group in GROUPS),
     "lst.data.stage",
     "lst.evaluate.stage",
     "lst.generate.samples",
@@ -55,15 +57,17 @@ def lst(
     below: Path,
     *,
     kill_at: int | None = None,
+    by: signal.Signals = signal.SIGKILL,
     largest_file: int | None = None,
     said: Path | None = None,
 ) -> tuple[int, int]:
     """Run `lst ARGUMENTS`; returns (exit code, operations below `below`). Killed at operation `kill_at`, it is -9.
+    `by`: another signal than SIGKILL.
 
     `largest_file`: bytes that a file may have (RLIMIT_FSIZE). `said`: a file for what the command prints.
     """
     count = _context.Value("i", 0)
-    return _fork(_run, _words(arguments), str(below), kill_at, largest_file, count, said), count.value
+    return _fork(_run, _words(arguments), str(below), kill_at, by, largest_file, count, said), count.value
 
 
 def lst_on_a_small_disk(arguments: Arguments, disk: Path, kilobytes: int, kept: Path, said: Path) -> int:
@@ -114,20 +118,26 @@ def _command(arguments: list[str], said: Path | None) -> int:
 
 
 def _run(
-    arguments: list[str], below: str, kill_at: int | None, largest_file: int | None, count: Any, said: Path | None
+    arguments: list[str],
+    below: str,
+    kill_at: int | None,
+    by: signal.Signals,
+    largest_file: int | None,
+    count: Any,
+    said: Path | None,
 ) -> None:
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    sys.addaudithook(_hook(below, kill_at, count))
+    sys.addaudithook(_hook(below, kill_at, by, count))
     os._exit(_command(arguments, said))
 
 
-def _hook(below: str, kill_at: int | None, count: Any) -> Callable[[str, tuple[Any, ...]], None]:
+def _hook(below: str, kill_at: int | None, by: signal.Signals, count: Any) -> Callable[[str, tuple[Any, ...]], None]:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _EVENTS and isinstance(arguments[0], str | bytes) and os.fsdecode(arguments[0]).startswith(below):
             count.value += 1
             if count.value == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
 
     return hook
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,10 @@ class UnitsWorker:
     """Makes `ROWS` rows of units from a task number; task 2 also rejects a row."""
 
     fail_at: int = -1
+    pause: float = 0.0
 
     def __call__(self, task: int) -> ShardResult:
+        time.sleep(self.pause)
         if task == self.fail_at:
             raise OSError(errno.ENOSPC, "no space")
         rows = [
@@ -256,6 +259,53 @@ def test_two_processes_do_not_make_the_same_output(tmp_path: Path) -> None:
         return DirectoryResult([])
 
     build_directory(tmp_path / "out", spec(), make)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.2])
+def test_ctrl_c_reaches_the_parent_only(tmp_path: Path, moment: float) -> None:
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from lst.manifest import build_shards
+        from tests.manifest.test_build import UnitsWorker, spec
+
+        def progress(done, total, unit):
+            print(done, flush=True)
+
+        try:
+            build_shards(Path(sys.argv[1]), spec(), range(40), UnitsWorker(pause=0.5), workers=2, progress=progress)
+        except KeyboardInterrupt:
+            print("stopped")
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "0\n"  # the workers are about to start
+    time.sleep(moment)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert out.splitlines()[-1] == "stopped"
+    assert err == ""
+    assert not (tmp_path / "out").exists()
+    assert _ends(process.pid)
+
+
+def _ends(group: int) -> bool:
+    """Whether a process group has no member left, within a minute."""
+    for _ in range(600):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_kill_minus_nine_in_the_middle(tmp_path: Path) -> None:
