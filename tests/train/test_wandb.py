@@ -37,7 +37,6 @@ def test_a_run_is_logged_and_goes_on_under_its_own_name(tmp_path: Path, monkeypa
         for step in steps:
             recorder.record_metric_values("train", values(step), step)
         assert wandb.run is not None
-        assert wandb.run.summary["train/loss"] == pytest.approx(5.0)
         assert wandb.run.step == steps[-1]
         names.append(wandb.run.id)
         recorder.close()
