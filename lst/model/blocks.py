@@ -1,5 +1,7 @@
 """The blocks every part of the model is made of: RMSNorm, SwiGLU, rotary positions, attention (Llama's, no biases)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -8,8 +10,21 @@ from lst.model.config import TransformerConfig
 from lst.model.kernels import rms_norm, rotate, swiglu
 from lst.model.linear import Linear
 
-Rotation = tuple[Tensor, Tensor]
-"""cos and sin, each (B, N, 1, head_dim / 2) float32: made once per batch and shared by all layers."""
+
+class Rotation:
+    """`cos` and `sin`, each (B, N, 1, head_dim / 2) float32: made once per batch and shared by all layers.
+
+    Neither a tuple nor a dataclass: FSDP2 casts the tensors in those to a layer's precision, and angles need theirs.
+    """
+
+    __slots__ = ("cos", "sin")
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self.cos = cos
+        self.sin = sin
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.cos, self.sin))
 
 
 class RMSNorm(nn.Module):
@@ -41,7 +56,7 @@ def rotation(positions: Tensor, head_dim: int, theta: float) -> Rotation:
     half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64)
     # float64: at position 10^5 a float32 angle is off by 10^-2 in the fastest pair.
     angles = positions[:, :, None, None].double() * theta ** (-half / head_dim)
-    return angles.cos().float(), angles.sin().float()
+    return Rotation(angles.cos().float(), angles.sin().float())
 
 
 class SelfAttention(nn.Module):
@@ -56,7 +71,7 @@ class SelfAttention(nn.Module):
     def project(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, H, N, D), key and value (B, G, N, D) of states `x` (B, N, dim)."""
         joined = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        turned = rotate(joined, *turn, heads=self.heads + self.kv_heads)
+        turned = rotate(joined, turn.cos, turn.sin, heads=self.heads + self.kv_heads)
         query, key, value = torch.split(turned, [self.heads, self.kv_heads, self.kv_heads], dim=2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
@@ -81,13 +96,13 @@ class CrossAttention(nn.Module):
     def project_query(self, x: Tensor, turn: Rotation | None = None) -> Tensor:
         """(B, N, dim) -> (B, H, N, D)."""
         query = self.query(x).unflatten(-1, (self.heads, self.head_dim))
-        return (query if turn is None else rotate(query, *turn)).transpose(1, 2)
+        return (query if turn is None else rotate(query, turn.cos, turn.sin)).transpose(1, 2)
 
     def project_source(self, source: Tensor, turn: Rotation | None = None) -> tuple[Tensor, Tensor]:
         """(B, K, source_dim) -> key and value (B, G, K, D)."""
         joined = self.key_value(source).unflatten(-1, (2 * self.kv_heads, self.head_dim))
         if turn is not None:
-            joined = rotate(joined, *turn, heads=self.kv_heads)
+            joined = rotate(joined, turn.cos, turn.sin, heads=self.kv_heads)
         key, value = joined.chunk(2, dim=2)
         return key.transpose(1, 2), value.transpose(1, 2)
 
