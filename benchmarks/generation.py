@@ -23,7 +23,7 @@ from lst.generate.sampling import GenerateConfig, Grammar, choose, draw
 from lst.model.cache import Incremental
 from lst.model.config import LSTConfig
 from lst.model.flops import parameters
-from lst.model.linear import pack
+from lst.model.linear import Linear, pack
 from lst.model.lst import LST
 from lst.model.presets import preset
 
@@ -44,25 +44,34 @@ def main() -> None:
     against_base(shape, patched, base, units=200 if shape == "micro" else 8, rounds=3)
 
 
-def models(shape: str) -> tuple[LST, LST]:
-    """LST and its base, with random weights and one global transformer between them."""
+def models(shape: str, *, text_size: int = TEXT_SIZE, inference: bool = True) -> tuple[LST, LST]:
+    """LST and its base, with one global transformer between them, for inference or for training.
+
+    Weights are numbers of a usual size, the same million over and over: the time of a product does not depend on them
+    (but zeros would all be one page of memory).
+    """
     with torch.device("meta"):
-        patched, base = (LST(preset(shape, text_size=TEXT_SIZE, base=kind)) for kind in (None, "same-global"))  # type: ignore[arg-type]
-    fill(patched)
-    base.global_transformer = patched.global_transformer
-    fill(base)
+        patched = LST(preset(shape, text_size=text_size))
+        base = LST(preset(shape, text_size=text_size, base="same-global"))
+    drawn = torch.empty(1 << 20).uniform_(-0.03, 0.03)
+    for model in (patched, base):
+        for module in model.modules():
+            for name, value in module.named_parameters(recurse=False):
+                if value.device.type == "meta":
+                    made = torch.ones(value.shape) if value.ndim == 1 else _tiled(drawn, value.shape)
+                    module.register_parameter(name, torch.nn.Parameter(made, requires_grad=not inference))
+            if inference and isinstance(module, Linear):
+                pack(module)
+        base.global_transformer = patched.global_transformer
+        model.train(not inference)
     return patched, base
 
 
-def fill(model: LST) -> None:
-    """Numbers of a usual size in what has none yet (never zeros: those would all be one page of memory)."""
-    for module in model.modules():
-        for name, value in module.named_parameters(recurse=False):
-            if value.device.type == "meta":
-                made = torch.ones(value.shape) if value.ndim == 1 else torch.empty(value.shape).uniform_(-0.03, 0.03)
-                module.register_parameter(name, torch.nn.Parameter(made, requires_grad=False))
-        pack(module)
-    model.eval()
+def _tiled(drawn: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    made = torch.empty(shape)
+    for part in made.view(-1).split(len(drawn)):
+        part.copy_(drawn[: len(part)])
+    return made
 
 
 def document(vocabulary: Vocabulary, units: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.generation import models
 from benchmarks.loader import emit, pair_shard, text_shard
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.loader import Loader, open_stream, vocabulary_of
@@ -23,8 +24,7 @@ from lst.data.mixture import MixtureConfig
 from lst.data.patching import PatchingConfig
 from lst.data.stream import DataConfig, Horizon
 from lst.manifest import Manifest, StageSpec, build_shards
-from lst.model.flops import batch_counts, training_flops
-from lst.model.init import build_model
+from lst.model.flops import batch_counts, forward_flops, mixture_counts, training_flops
 from lst.model.linear import product
 from lst.model.lst import LST
 from lst.model.plan import training_memory
@@ -42,16 +42,15 @@ def main() -> None:
     torch.set_num_threads(1)
     shape = sys.argv[1] if len(sys.argv) > 1 else "micro"
     budget = int(sys.argv[2]) if len(sys.argv) > 2 else 1024
+    accounting(shape)
     with tempfile.TemporaryDirectory() as scratch:
         data = synthesize(Path(scratch))
         text_size = vocabulary_of(data[0]).text_size
         batches = {"lst": rows(data, "static", budget)}
         peak = PeakMemory()
-        patched = build_model(preset(shape, text_size=text_size), seed=0).train()
+        patched, base = models(shape, text_size=text_size, inference=False)
         if shape == "micro":
             memory(patched, batches["lst"][0][0], peak)
-        base = build_model(preset(shape, text_size=text_size, base="same-global"), seed=0).train()
-        base.global_transformer = patched.global_transformer
         batches["base"] = rows(data, "none", budget)
         compare(shape, {"lst": patched, "base": base}, {name: made for name, (made, _) in batches.items()})
         if shape == "micro":
@@ -126,6 +125,19 @@ def compare(shape: str, models: dict[str, LST], batches: dict[str, list[PackedBa
         share_of_onednn_matmul=achieved * min(fastest) / gigaflops,
         goal="share_of_torch_matmul >= 0.6",
     )
+
+
+def accounting(shape: str) -> None:
+    """LST over base per original token of the paper's mixture: sequence units only (the paper's), and all FLOPs."""
+    base = preset(shape, text_size=32_000, base="same-global")
+    before = sum(forward_flops(base, mixture_counts(base)).values())
+    found = {}
+    for name, text_local in (("text_through_local_modules", True), ("text_past_them", False)):
+        config = preset(shape, text_size=32_000).model_copy(update={"text_local": text_local})
+        counts = mixture_counts(config)
+        found["sequence_units"] = 1 / counts.tokens
+        found[f"all_flops_{name}"] = sum(forward_flops(config, counts).values()) / counts.tokens / before
+    emit(f"training.{shape} accounting, LST static 4 over base", **found)
 
 
 def feed(model: LST, batches: list[PackedBatch], loader_seconds: float) -> None:
