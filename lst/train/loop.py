@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from lst.config import StageConfig
@@ -42,14 +42,6 @@ class LoopConfig(StageConfig):
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights, the choice of the data, and dropout")
     log_every: int = Field(50, ge=1, description="steps between two lines of metrics.jsonl")
     validate_every: int = Field(500, ge=1, description="steps between validations; the best one's weights are kept")
-
-    @model_validator(mode="after")
-    def _intervals(self) -> "LoopConfig":
-        if self.validate_every % self.log_every:
-            raise ValueError(
-                f"validate_every ({self.validate_every}) must be a multiple of log_every ({self.log_every})"
-            )
-        return self
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from lst.config import StageConfig
 from lst.errors import LstError
+from lst.model.linear import Linear
 from lst.vocoder.source_filter import Frames, SourceFilterConfig
 from lst.vocoder.spectrum import Spectrum
 from lst.vocoder.streaming import FramesVocoder
@@ -69,8 +70,8 @@ class Block(nn.Module):
         self.before = kernel - 1 - ahead
         self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
         self.norm = nn.LayerNorm(dim)
-        self.widen = nn.Linear(dim, hidden)
-        self.narrow = nn.Linear(hidden, dim)
+        self.widen = Linear(dim, hidden)
+        self.narrow = Linear(hidden, dim)
         self.scale = nn.Parameter(torch.full((dim,), scale))
         self.dropout = nn.Dropout(dropout)
 
@@ -101,7 +102,7 @@ class Network(nn.Module):
         self.unit_blocks = nn.ModuleList(
             Block(shape.dim, shape.hidden, max(shape.kernel, step + 1), step, scale, dropout) for step in steps
         )
-        self.spread = nn.Linear(shape.dim, self.per_unit * shape.dim)
+        self.spread = Linear(shape.dim, self.per_unit * shape.dim)
         self.frame_blocks = nn.ModuleList(
             Block(shape.dim, shape.frame_hidden, shape.kernel, 0, scale, dropout) for _ in range(shape.frame_blocks)
         )

@@ -211,6 +211,18 @@ def test_too_little_speech(tmp_path: Path) -> None:
         train_aligner(little, tmp_path / "out", CONFIG.model_copy(update={"rare": 100}))
 
 
+def test_silent_and_constant_recordings_teach_nothing(tmp_path: Path) -> None:
+    from tests.units.corpus import audio_manifest
+
+    random = np.random.default_rng(0)
+    sounds = [np.zeros(80_000, np.float32), np.full(80_000, 0.3, np.float32)]
+    sounds += [say("abi kuma", random)[0] for _ in range(3)]
+    manifest = audio_manifest(tmp_path, sounds, per_shard=9, changes={row: {"text": "abi kuma"} for row in range(5)})
+    with pytest.raises(LstError, match=r"has 3\.5 s of usable speech with a transcript, too little") as refused:
+        train_aligner(manifest, tmp_path / "out", CONFIG.model_copy(update={"rare": 1}))
+    assert "Rejected: 2 audio-silent" in (refused.value.hint or "")
+
+
 def test_spelling() -> None:
     labels = alphabet_of(["año nuevo", "año | año"], rare=2)
     assert labels == ("<blank>", "|", "a", "o", "ñ")

@@ -139,8 +139,3 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     object.__setattr__(job, "device", "cuda")
     with pytest.raises(LstError, match="no device cuda"):
         train_loop(job)
-
-
-def test_settings_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="must be a multiple of log_every"):
-        LoopConfig(validate_every=7, log_every=5)
