@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -135,43 +135,59 @@ class Corpus:
 def analyse_corpus(
     directory: Path, units: Manifest, audio: Manifest, config: TrainConvnextConfig, progress: Progress
 ) -> tuple[Corpus, list[Rejection]]:
-    """Analyse every recording into `directory`, or map what an earlier attempt has analysed."""
-    index_file = directory / "index.json"
-    width = Spectrum().n_mels + 2
-    if not index_file.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        rejected: list[Rejection] = []
-        ids: list[str] = []
-        speakers: list[str] = []
-        starts = [0]
+    """Analyse every recording into `directory`; those of an earlier attempt are there already.
+
+    `index.jsonl` has a line for each utterance, written when its units and frames are in the two other files.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    index_file, units_file, frames_file = (directory / name for name in ("index.jsonl", "units.i64", "frames.f16"))
+    per_unit, width = Spectrum().frames_per_unit, Spectrum().n_mels + 2
+    lines = _complete_lines(index_file)
+    done = sum(line["units"] for line in lines)
+    rejected: list[Rejection] = []
+    with index_file.open("ab") as index, units_file.open("ab") as of_units, frames_file.open("ab") as of_frames:
+        index.truncate(sum(len(_line(line)) for line in lines))
+        of_units.truncate(done * 8)
+        of_frames.truncate(done * per_unit * width * 2)
+        known = {line["id"] for line in lines}
         name = config.name or config.kind
-        with (directory / "units.i64").open("wb") as of_units, (directory / "frames.f16").open("wb") as of_frames:
-            for row_id, speaker, row_units, frames in analysed_utterances(
-                units, audio, config.num_units, name, rejected, progress
-            ):
-                of_units.write(row_units.tobytes())
-                values = np.concatenate([frames.log_mel, frames.log_f0[:, None], frames.voicing[:, None]], axis=1)
-                of_frames.write(values.astype(np.float16).tobytes())
-                ids.append(row_id)
-                speakers.append(speaker)
-                starts.append(starts[-1] + len(row_units))
-        rejections = [asdict(rejection) for rejection in rejected]
-        write_json(index_file, {"ids": ids, "speakers": speakers, "starts": starts, "rejected": rejections})
-    body = json.loads(index_file.read_text(encoding="utf-8"))
-    seconds = body["starts"][-1] / FRAME_RATE
+        for row_id, speaker, row_units, frames in analysed_utterances(
+            units, audio, config.num_units, name, rejected, progress, known=known
+        ):
+            values = np.concatenate([frames.log_mel, frames.log_f0[:, None], frames.voicing[:, None]], axis=1)
+            of_units.write(row_units.tobytes())
+            of_frames.write(values.astype(np.float16).tobytes())
+            of_units.flush()
+            of_frames.flush()
+            lines.append({"id": row_id, "speaker": speaker, "units": len(row_units)})
+            index.write(_line(lines[-1]))
+            index.flush()
+    seconds = sum(line["units"] for line in lines) / FRAME_RATE
     if seconds < MIN_SECONDS:
         raise LstError(
             f"{units.path} has {seconds:.1f} s of usable speech, too little for a vocoder.",
             hint=f"Give at least {MIN_SECONDS:.0f} s, better an hour or more.",
         )
     corpus = Corpus(
-        body["ids"],
-        body["speakers"],
-        np.asarray(body["starts"], np.int64),
-        np.memmap(directory / "units.i64", np.int64, "r"),
-        np.memmap(directory / "frames.f16", np.float16, "r").reshape(-1, width),
+        [line["id"] for line in lines],
+        [line["speaker"] for line in lines],
+        np.cumsum([0, *(line["units"] for line in lines)]),
+        np.memmap(units_file, np.int64, "r"),
+        np.memmap(frames_file, np.float16, "r").reshape(-1, width),
     )
-    return corpus, [Rejection(**rejection) for rejection in body["rejected"]]
+    return corpus, rejected
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of an index; the last one may have been cut short by a kill."""
+    if not path.is_file():
+        return []
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry).encode() + b"\n"
 
 
 class Pieces:

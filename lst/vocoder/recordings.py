@@ -1,6 +1,6 @@
 """What a vocoder is trained on: the units of every utterance and the frames of its recording."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,12 @@ def analysed_utterances(
     name: str,
     rejected: list[Rejection],
     progress: Progress | None = None,
+    *,
+    known: Container[str] = frozenset(),
 ) -> Iterator[tuple[str, str, Units, Frames]]:
     """Id, speaker, units (T,) and true frames (4 T) of every utterance that can be read; others go to `rejected`.
+
+    Rows whose id is in `known` are passed over.
 
     Raises LstError for a unit that the vocoder `name` with `num_units` does not have.
     """
@@ -33,6 +37,8 @@ def analysed_utterances(
     for done, row in enumerate(iter_rows(units, ["id", "units", "speaker"])):
         if progress is not None:
             progress(done, units.rows, "utterances")
+        if row["id"] in known:
+            continue
         if not row["units"]:
             rejected.append(Rejection(row["id"], "no-units"))
             continue

@@ -239,6 +239,41 @@ def test_a_stopped_training_goes_on(corpus: tuple[Manifest, Manifest], tmp_path:
     assert train_convnext_spec(*corpus, CONFIG).id != train_convnext_spec(*corpus, short).id
 
 
+def test_a_killed_analysis_goes_on(
+    corpus: tuple[Manifest, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lst.vocoder.convnext_train as module
+
+    def tell(done: int, total: int, unit: str) -> None:
+        return None
+
+    whole, _ = module.analyse_corpus(tmp_path / "whole", *corpus, CONFIG, tell)
+
+    def kill(done: int, total: int, unit: str) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        module.analyse_corpus(tmp_path / "again", *corpus, CONFIG, kill)
+    for name, torn in {"index.jsonl": b'{"id": "te', "units.i64": b"123", "frames.f16": b"x" * 1001}.items():
+        with (tmp_path / "again" / name).open("ab") as file:
+            file.write(torn)
+    analysed: list[int] = []
+    original = module.analysed_utterances
+
+    def counted(*arguments: object, **more: object) -> "object":
+        for utterance in original(*arguments, **more):  # type: ignore[arg-type]
+            analysed.append(1)
+            yield utterance
+
+    monkeypatch.setattr(module, "analysed_utterances", counted)
+    again, _ = module.analyse_corpus(tmp_path / "again", *corpus, CONFIG, tell)
+    assert len(analysed) == len(whole) - 7
+    assert again.ids == whole.ids
+    np.testing.assert_array_equal(again.units, whole.units)
+    np.testing.assert_array_equal(again.frames, whole.frames)
+
+
 def test_what_cannot_be_trained(corpus: tuple[Manifest, Manifest], tmp_path: Path) -> None:
     from lst.manifest import iter_rows
 
