@@ -1,7 +1,9 @@
 """The main job in small: the demo's recipe on a few utterances, every stage for real, through the command line."""
 
+import gzip
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from lst.manifest.inspect import lineage, verify_manifest
 from lst.pipeline.run import read_runs
 
 ROOT = Path(__file__).resolve().parents[2]
-UTTERANCES = 48
+UTTERANCES = 24
 SMALL = (
     "tokenize-text.train_tokenizer=400",
     "interleave.valid_fraction=0.25",
@@ -43,6 +45,10 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("chain")
     data = root / "data_manifests"
     shutil.copytree(ROOT / "data_manifests" / "stories", data / "stories")
+    with gzip.open(data / "stories" / "stories.txt.gz", "rt", encoding="utf-8") as stories:
+        few = list(islice(stories, 300))
+    with gzip.open(data / "stories" / "stories.txt.gz", "wt", encoding="utf-8") as stories:
+        stories.writelines(few)
     sample = ROOT / "data_manifests" / "sample"
     lines = (sample / "transcripts.tsv").read_text(encoding="utf-8").splitlines()
     header, rows = lines[0], [line.split("\t") for line in lines[1:]]
