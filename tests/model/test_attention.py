@@ -24,6 +24,7 @@ def a_batch(seed: int = 0, mode: str = "static") -> PackedBatch:
     rng = np.random.default_rng(seed)
     shapes: list[list[tuple[int, ...]]] = [[(9, -3), (-4,), (6,)], [(2,), (-1, 13)]]
     rows = [[make(document(rng, *spans), mode, seed=2 * n) for n, spans in enumerate(row)] for row in shapes]
+    rows[1].insert(1, make(document(rng, 5)[1:], mode))  # begins with a unit, which sees no patch at all
     return pack_examples(rows, VOCABULARY)
 
 
