@@ -12,6 +12,7 @@ OUT = typer.Option(..., help="Where to write the model.")
 CHANGES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Settings, with dotted keys: optimizer.lr=1e-3")
 RESUME = typer.Option("auto", metavar="auto|never", help="Go on with an interrupted run, or start over.")
 FORCE = typer.Option(False, "--force", help="Replace an output made from other inputs or settings.")
+PRESET = typer.Option(None, metavar="paper|nano", help="Settings to begin with: the paper's, or minutes on a CPU.")
 WANDB = typer.Option(None, metavar="PROJECT", help="Also log to this Weights & Biases project.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
@@ -75,16 +76,17 @@ def finetune_asr(
     data: Path = typer.Option(..., help="Pairs (made by lst interleave)."),
     out: Path = OUT,
     changes: list[str] = CHANGES,
+    preset: str | None = PRESET,
     resume: str = RESUME,
     force: bool = FORCE,
     wandb: str = WANDB,
     as_json: bool = JSON,
 ) -> None:
-    """Teach a model to write what it hears.
+    """Teach a model to write what it hears. The metrics have WER and CER of a few held-out utterances.
 
-    Example: lst finetune asr --model out/model --data out/pairs --out out/asr budget.amount=400
+    Example: lst finetune asr --model out/model --data out/pairs --out out/asr --preset nano lora=16
     """
-    _finetune("asr", model, data, out, changes or [], resume, force, wandb, as_json)
+    _finetune("asr", model, data, out, preset, changes or [], resume, force, wandb, as_json)
 
 
 def finetune_tts(
@@ -92,16 +94,17 @@ def finetune_tts(
     data: Path = typer.Option(..., help="Pairs (made by lst interleave)."),
     out: Path = OUT,
     changes: list[str] = CHANGES,
+    preset: str | None = PRESET,
     resume: str = RESUME,
     force: bool = FORCE,
     wandb: str = WANDB,
     as_json: bool = JSON,
 ) -> None:
-    """Teach a model to say what it reads.
+    """Teach a model to say what it reads. With valid_utterances=8 the metrics have what Whisper hears.
 
-    Example: lst finetune tts --model out/model --data out/pairs --out out/tts budget.amount=400
+    Example: lst finetune tts --model out/model --data out/pairs --out out/tts --preset nano budget.amount=800
     """
-    _finetune("tts", model, data, out, changes or [], resume, force, wandb, as_json)
+    _finetune("tts", model, data, out, preset, changes or [], resume, force, wandb, as_json)
 
 
 def _finetune(
@@ -109,6 +112,7 @@ def _finetune(
     model: Path,
     data: Path,
     out: Path,
+    preset: str | None,
     changes: list[str],
     resume: str,
     force: bool,
@@ -116,12 +120,15 @@ def _finetune(
     as_json: bool,
 ) -> None:
     from lst.cli.common import stage_progress
+    from lst.errors import UsageError
     from lst.manifest import load_manifest
-    from lst.train.finetune import FinetuneConfig, finetune
+    from lst.train.finetune import PRESETS, FinetuneConfig, finetune
     from lst.train.options import settings_of
 
     _check_resume(resume)
-    config = settings_of(FinetuneConfig, {"task": task}, changes, "")
+    if preset is not None and preset not in PRESETS:
+        raise UsageError(f"--preset {preset}: valid are {', '.join(PRESETS)}.")
+    config = settings_of(FinetuneConfig, {**PRESETS.get(preset or "", {}), "task": task}, changes, "")
     source, pairs = load_manifest(model, "lst.model"), load_manifest(data, "lst.pairs")
     with stage_progress(f"finetune {task}") as progress:
         manifest = finetune(

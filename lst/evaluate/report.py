@@ -158,6 +158,18 @@ def _judged(sets: dict[str, Any]) -> list[str]:
     return lines
 
 
+def words_markdown(summary: dict[str, Any]) -> str:
+    """Similarities of patch embeddings within and between words, beside those of the bare units."""
+    head = ["", "within", "between", "centred within", "centred between", "silhouette"]
+    lines = ["# Patch embeddings of words", "", _line(head), _line(["---"] * len(head))]
+    for name, body in (("patches", summary), ("bare units", summary["floor"])):
+        values = [body["within"], body["between"], body["centred"]["within"], body["centred"]["between"]]
+        lines.append(_line([name, *(f"{value:.3f}" for value in values), f"{body['silhouette']:.3f}"]))
+    counts = ", ".join(f"{word} ({count})" for word, count in summary["words"].items())
+    lines += ["", f"Mean cosines; {summary['patching']} patches; {summary['occurrences']} occurrences: {counts}."]
+    return "\n".join(lines) + "\n"
+
+
 def align_markdown(summary: dict[str, Any]) -> str:
     """Distances of word boundaries, rejection of wrong transcripts, and speed."""
     lines = [f"# Aligner {summary['aligner']}", ""]

@@ -120,6 +120,15 @@ class LST(nn.Module):
                 out[rows[:, : wanted.shape[1]][chosen], part.places[chosen]] = values
         return out
 
+    def patch_embeddings(self, batch: PackedBatch) -> Tensor:
+        """(B, P, d_global): what the global transformer reads of each patch. Raises ValueError for a base model."""
+        prepared = self.prepare(batch)
+        local, plans = prepared.local, prepared.plans
+        if self.encoder is None or local is None or plans is None:
+            raise ValueError("a model without a patch encoder has no patch embeddings")
+        hidden = self.encoder.tokens(self.embed(local.tokens), plans.encoder_turn, plans.encoder)
+        return self._patches(batch, hidden, plans)
+
     def prepare(self, batch: PackedBatch) -> "Prepared":
         """What all layers share in a forward pass over `batch`: planned attentions, rotations, local tokens."""
         attend = plan(CausalMask(batch.patch_documents), self.backend)
@@ -136,13 +145,19 @@ class LST(nn.Module):
             outputs = self.global_transformer(self.embed(batch.tokens), batch.positions, prepared.attend)
             return Activations(None, outputs, None)
         hidden = self.encoder.tokens(self.embed(local.tokens), plans.encoder_turn, plans.encoder)
-        patches = self.encoder.patches(hidden, plans.segments, plans.members)
-        if self.text_embedding is not None:
-            first = batch.tokens.gather(1, batch.patch_first).clamp_max(self.unit_offset - 1)
-            straight = self.text_embedding(first).to(patches.dtype)
-            patches = torch.where(batch.patch_is_text[:, :, None], straight, patches)
+        patches = self._patches(batch, hidden, plans)
         outputs = self.global_transformer(patches, batch.patch_positions, prepared.attend)
         return Activations(hidden, outputs, self.decoder(hidden, outputs, plans))
+
+    def _patches(self, batch: PackedBatch, hidden: Tensor, plans: LocalPlans) -> Tensor:
+        """Patch embeddings (B, P, d_global) from the encoder's token states (B, S, d)."""
+        assert self.encoder is not None
+        patches = self.encoder.patches(hidden, plans.segments, plans.members)
+        if self.text_embedding is None:
+            return patches
+        first = batch.tokens.gather(1, batch.patch_first).clamp_max(self.unit_offset - 1)
+        straight = self.text_embedding(first).to(patches.dtype)
+        return torch.where(batch.patch_is_text[:, :, None], straight, patches)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings of ids (B, S) for the first module; units only, if text passes the local modules by."""

@@ -69,7 +69,11 @@ class TrainingJob:
     unit_frames: Sequence[int] | None = None
     """40 ms frames behind each unit id, where units are pieces of a unit BPE; otherwise one each."""
     keep_best: bool = False
-    """Return the weights of the validation with the lowest loss instead of the last ones."""
+    """Return the weights of the best validation instead of the last ones."""
+    best: str = "loss"
+    """The number of a validation that is lowest in the best one; the loss where a validation lacks it."""
+    measure: Callable[[LST], Mapping[str, float]] | None = None
+    """More numbers of a validation, from the model in evaluation mode; not asked of a sharded model."""
     progress: Progress = lambda done, total, unit: None
     wandb_project: str | None = None
 

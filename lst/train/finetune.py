@@ -3,14 +3,16 @@
     asr   <s> units <asr> text <end>      the loss is on text and <end>
     tts   <t> text <tts> units <end>      the loss is on units and <end>
 
-Patches are static, as at inference. The weights kept are those of the best validation.
+Patches are static, as at inference. The weights kept are those of the best validation: by the loss, which tells more
+than error rates while these are high, or by them (`best`).
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from lst.config import StageConfig
 from lst.data.mixture import MixtureConfig
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, merge_provenance, parse_schema
@@ -19,7 +21,40 @@ from lst.train.inputs import DataSpec, check_fingerprints, validation_patching
 from lst.train.stage import TOKENIZER_FILE, UNIT_BPE_FILE, finished_model, piece_frames
 from lst.train.together import build_together
 
-VERSION = 1
+if TYPE_CHECKING:
+    from lst.model.lst import LST
+
+VERSION = 2
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "batch": {"rows": 4, "sequence_units": 4096},
+        "optimizer": {"lr": 1e-4, "warmup_steps": 100},
+        "budget": {"kind": "steps", "amount": 2000},
+        "dtype": "bfloat16",
+        "validate_every": 100,
+        "valid_utterances": 64,
+    },
+    "nano": {
+        "batch": {"rows": 4, "sequence_units": 256},
+        "optimizer": {"lr": 5e-4, "warmup_steps": 20},
+        "budget": {"kind": "steps", "amount": 400},
+        "validate_every": 50,
+        "valid_rows": 16,
+    },
+}
+"""Settings by name. paper: batch 4, sequence 4,096, 2,000 steps of ASR (its TTS has 20,000; the learning rate is not
+given there); nano: minutes on a CPU."""
+
+UTTERANCES = {"asr": 8, "tts": 0}
+"""Held-out utterances for error rates where the settings do not say: speaking and judging take a while."""
+
+
+class Lora(StageConfig):
+    """Low-rank adaptation, see `lst.train.lora`."""
+
+    rank: int = Field(16, ge=1, description="of each layer's change")
+    alpha: float = Field(32.0, gt=0, description="scale of the change; it is multiplied by alpha / rank")
 
 
 class FinetuneConfig(TrainerConfig):
@@ -33,6 +68,24 @@ class FinetuneConfig(TrainerConfig):
     )
     budget: BudgetConfig = Field(BudgetConfig(amount=500), description="when training is over")  # type: ignore[call-arg]
     validate_every: int | None = Field(50, ge=1, description="steps between validations; the best one is kept")
+    valid_utterances: int | None = Field(
+        None,
+        ge=0,
+        description="held-out utterances whose error rates every validation gives; null: 8 for asr, 0 for tts",
+    )
+    best: Literal["loss", "wer", "cer"] = Field("loss", description="what the best validation is the lowest in")
+    lora: Lora | None = Field(None, description="train low-rank changes of the linear layers; null: all weights")
+
+    @model_validator(mode="after")
+    def _lora_alone(self) -> "FinetuneConfig":
+        if self.lora is not None and self.parallel == "fsdp":
+            raise ValueError("lora goes with parallel: ddp; sharded layers have no weight to change")
+        return self
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _rank_alone(cls, value: Any) -> Any:
+        return {"rank": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def finetune_spec(model: Manifest, pairs: Manifest, config: FinetuneConfig) -> StageSpec:
@@ -84,6 +137,8 @@ def _train(
     from lst.data.unit_bpe import UnitBpe
     from lst.model.checkpoint import load_config, load_model
     from lst.train.engine import TrainingJob, train
+    from lst.train.hearing import hearing
+    from lst.train.lora import add_lora, merge_lora
     from lst.train.plan import flops_counter
 
     partial.mkdir(parents=True, exist_ok=True)
@@ -104,18 +159,27 @@ def _train(
         unit_bpe=unit_bpe,
     )
     count_flops = flops_counter(model_config)
+
+    def build_model() -> "LST":
+        model = load_model(source.path).model.train()
+        return model if config.lora is None else add_lora(model, config.lora, seed=config.seed)
+
+    wanted = config.valid_utterances if config.valid_utterances is not None else UTTERANCES[config.task]
     job = TrainingJob(
         directory=partial,
         config=config,
-        build_model=lambda: load_model(source.path).model.train(),
+        build_model=build_model,
         open_stream=data.open(count_flops),
         open_valid=lambda rank, world: data.valid(rank, world, [config.task]),
         count_flops=count_flops,
         unit_frames=None if unit_bpe is None else piece_frames(unit_bpe),
         keep_best=True,
+        best=config.best,
+        measure=hearing(config.task, source, pairs, model_config, unit_bpe, utterances=wanted, seed=config.seed),
         progress=progress or (lambda *_: None),
         wandb_project=wandb_project,
     )
     result = train(job)
+    merge_lora(result.model)
     names = [TOKENIZER_FILE] + ([UNIT_BPE_FILE] if unit_bpe is not None else [])
     return finished_model(partial, result, model_config, {name: source.file(name).read_bytes() for name in names})

@@ -19,7 +19,7 @@ from lst.model.lst import LST
 from lst.train.control import RunControl
 from lst.train.feed import LossModule
 from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, in_order, loss_counts, named, rates
-from lst.train.shards import whole_state
+from lst.train.shards import is_sharded, whole_state
 
 if TYPE_CHECKING:
     from lst.train.engine import TrainingJob
@@ -46,6 +46,8 @@ class LossValidator(Validator):
     ) -> None:
         self._config = job.config
         self._keep_best = job.keep_best
+        self._best_by = job.best
+        self._measure = job.measure
         self._directory = job.directory
         self._module = module
         self._sets = sets
@@ -92,15 +94,21 @@ class LossValidator(Validator):
                 line[key] = losses[modality][key]
         line["sets"] = losses
         first = self._gangs.root.rank == 0
+        if first and self._measure is not None and not is_sharded(self._module):
+            line |= self._measure(self._module.lst)
         if first:
             self._recorder.record_metric_values("valid", line, step)
         if not self._keep_best or "loss" not in line:
             return
         best = self._best() if first else None
-        if broadcast_flag(self._gangs.root, first and (best is None or line["loss"] < best["loss"])):
+        if broadcast_flag(self._gangs.root, first and (best is None or self._score(line) < self._score(best))):
             weights = unique_weights(self._module.lst, whole_state(self._module.lst))
             if first:
                 self._save_best({"step": step, **line}, weights)
+
+    def _score(self, line: Mapping[str, Any]) -> float:
+        """What is lowest in the best validation."""
+        return float(line.get(self._best_by, line["loss"]))
 
     def _sum(self, batches: Sequence[PackedBatch]) -> dict[str, float]:
         """Sums of `COUNTS` over a set, all processes together."""
