@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lst.errors import LstError, UsageError
-from lst.evaluate.data import cache_home
+from lst.evaluate.data import cache_home, hears
 from lst.evaluate.items import ItemScores, credits, score_items
 from lst.evaluate.kinds import BENCHMARKS, Benchmark, benchmark_named
 from lst.evaluate.scoring import Mode
@@ -55,6 +55,11 @@ def evaluate_choices(
         raise UsageError(f"{kind.title} has no mode {mode}.", hint=f"It has {', '.join(kind.modes)}.")
     rows = list(iter_rows(bench))
     modes: tuple[Mode, ...] = kind.modes if mode == "all" else (mode,)
+    manifest = session.loaded.manifest
+    if manifest is not None and not hears(manifest):
+        modes = tuple(name for name in modes if "s" not in name)
+    if not modes:
+        raise LstError(f"{session.directory} was trained on text only: it has no mode {mode}.", hint="Use --mode t-t.")
     with open_store(session) as store:
         items = score_items(session, rows, modes, progress=progress, store=store)
     if not items:
@@ -72,13 +77,13 @@ def evaluate_choices(
         "benchmark": bench.provenance[0]["corpus"] if bench.provenance else bench.path.name,
         "kind": kind.name,
         "bench_id": bench.id,
-        "model_id": session.loaded.manifest.id if session.loaded.manifest else "",
+        "model_id": manifest.id if manifest is not None else "",
         "tokenizer": session.fingerprints.get("tokenizer", ""),
         "protocol": _protocol(kind),
         "confidence": confidence,
         "rejected": bench.rejected,
         "modes": scored,
-        "missing_modes": [name for name, chosen in by_mode.items() if not chosen],
+        "missing_modes": [name for name in kind.modes if name not in scored] if mode == "all" else [],
     }
     summary["totals"] = {
         "items": len(rows),

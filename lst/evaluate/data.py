@@ -8,6 +8,10 @@ from lst.evaluate.benchmark import BenchmarkConfig, cached_benchmark, has_audio
 from lst.manifest import Manifest, Progress, load_manifest
 
 
+class NoUnits(LstError):
+    """The model's units cannot be made here: its unit tokenizer is missing, or it never met speech."""
+
+
 def benchmark_for(
     model: Manifest,
     data: Path,
@@ -48,14 +52,25 @@ def cache_home() -> Path:
 
 
 def tokenizer_of(model: Manifest) -> str:
-    """The unit tokenizer that `model` was trained with. Raises LstError if it is not on this machine."""
+    """The unit tokenizer that `model` was trained with. Raises NoUnits if there is none, or not on this machine."""
     from lst.assets import find_by_fingerprint
 
     wanted = model.fingerprints.get("tokenizer", "")
-    found = find_by_fingerprint(wanted, "tokenizer") if wanted else None
+    if not hears(model) or not wanted:
+        raise NoUnits(f"{model.path} was trained on text only.", hint="Measure it on text: --mode t-t.")
+    found = find_by_fingerprint(wanted, "tokenizer")
     if found is None:
-        raise LstError(
-            f"The unit tokenizer of {model.path} (fingerprint {wanted[:12] or 'unknown'}) is not on this machine.",
+        raise NoUnits(
+            f"The unit tokenizer of {model.path} (fingerprint {wanted[:12]}) is not on this machine.",
             hint="Give its directory with --tokenizer, or compare text only with --mode t-t.",
         )
     return str(found)
+
+
+def hears(model: Manifest) -> bool:
+    """Whether speech was in the mixture that `model`, or the model it was fine-tuned from, was trained on."""
+    for config in (model.config, *(entry["config"] for entry in model.ancestors.values())):
+        mixture = config.get("mixture")
+        if isinstance(mixture, dict) and not mixture.get("speech", 1):
+            return False
+    return True

@@ -17,7 +17,7 @@ from lst.config import StageConfig
 from lst.errors import LstError
 from lst.evaluate.benchmark import CARD_FILE
 from lst.evaluate.choices import bench_kind, evaluate_choices, write_items
-from lst.evaluate.data import benchmark_for
+from lst.evaluate.data import NoUnits, benchmark_for
 from lst.evaluate.kinds import BENCHMARKS
 from lst.evaluate.losses import LossesConfig, measure_losses
 from lst.evaluate.readers import detect
@@ -124,9 +124,7 @@ def _import(
         kind = "topic-storycloze"
     try:
         return benchmark_for(model, path, kind=kind, tokenizer=tokenizer, workers=workers, progress=progress)
-    except LstError as error:
-        if tokenizer is not None or "is not on this machine" not in error.message:
-            raise
+    except NoUnits as error:
         suite.missing[f"{path.name}, speech"] = error.message
         return benchmark_for(model, path, kind=kind, text_only=True, workers=workers, progress=progress)
 

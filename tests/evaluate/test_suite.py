@@ -201,3 +201,15 @@ def test_a_mode_that_a_benchmark_never_has(model: Manifest, tmp_path: Path) -> N
     result = run("eval", "piqa", "--model", model.path, "--data", text, "--mode", "t-t")
     assert "laid out as blimp" in str(result.exception)
     assert choices.bench_kind(make_bench(tmp_path / "old", bench_rows(1))).name == "storycloze"
+
+
+@pytest.mark.usefixtures("counting_tokenizer", "tokenizers")
+def test_a_model_of_text_alone(bench: Manifest, benchmarks: Path, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", speech=0.0)
+    gathered = gather(model, [str(benchmarks / "stories"), str(bench.path)])
+    assert "was trained on text only" in gathered.missing["stories, speech"]
+    summary = json.loads(eval_all(model, gathered, tmp_path / "all", CONFIG).file("summary.json").read_text())
+    assert {tuple(body["modes"]) for body in summary["benchmarks"].values()} == {("t-t",)}
+    assert summary["benchmarks"]["storycloze-bench"]["missing_modes"] == ["s-s", "s-t", "t-s"]
+    result = run("eval", "storycloze", "--model", model.path, "--data", bench.path, "--mode", "s-s")
+    assert "was trained on text only: it has no mode s-s" in str(result.exception)

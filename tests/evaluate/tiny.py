@@ -54,6 +54,7 @@ def make_model(
     context: int = 256,
     seed: int = 3,
     text: TextTokenizer | None = None,
+    speech: float = 1.0,
 ) -> Manifest:
     """A model directory as training leaves it, with random weights large enough to have opinions."""
     text = text or make_tokenizer()
@@ -61,7 +62,7 @@ def make_model(
     num_units = bpe.size if bpe is not None else 501
     config = tiny_config(text.vocab_size, mode, text_local=text_local, num_units=num_units)
     settings: dict[str, Any] = {"mode": mode, "seed": seed, "trainer": {"batch": {"sequence_units": context}}}
-    settings |= {"task": task} if task else {}
+    settings |= {"task": task} if task else {"mixture": {"speech": speech, "text": 2.0}}
     spec = StageSpec(
         "lst.model/1",
         "finetune" if task else "pretrain",
