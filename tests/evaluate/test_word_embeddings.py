@@ -40,7 +40,8 @@ def test_words_that_sound_alike_lie_together(model: Manifest, tmp_path: Path, pa
     summary = json.loads(result.file("summary.json").read_text())
     assert summary["words"] == {"cat": 6, "house": 6, "over": 6}
     assert summary["within"] > summary["between"]
-    assert summary["silhouette"] > (0.3 if patching == "aligned" else 0)
+    # The weights are random and the words' neighbours differ, so the words are near each other, not apart.
+    assert summary["centred"]["within"] > 0 > summary["centred"]["between"]
     assert summary["floor"]["within"] == pytest.approx(1)
     assert summary["floor"]["between"] == pytest.approx(0)
     assert result.file("words.png").read_bytes().startswith(b"\x89PNG")
