@@ -30,6 +30,7 @@ def transcribe(
     tokenizer: str | None = TOKENIZER,
     max_tokens: int = typer.Option(300, min=1, help="Longest transcript, in text tokens."),
     batch_size: int = typer.Option(8, min=1, help="Recordings at a time."),
+    beam: int = typer.Option(1, min=1, help="Beams of the search; 1 is greedy."),
     device: str = DEVICE,
     as_json: bool = JSON,
 ) -> None:
@@ -51,6 +52,7 @@ def transcribe(
             tokenizer=tokenizer,
             config=TRANSCRIBE.model_copy(update={"max_tokens": max_tokens}),
             batch_size=batch_size,
+            beams=beam,
             progress=progress,
             warn=warn,
         )

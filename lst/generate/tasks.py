@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lst.constants import FRAME_RATE
 from lst.errors import LstError, UsageError
+from lst.generate.beam import beam_search
 from lst.generate.decoding import Generation, Tokens, generate, global_units, stream
 from lst.generate.layout import Modality, marker
 from lst.generate.sampling import GenerateConfig
@@ -75,13 +76,14 @@ def transcribe(
     tokenizer: str | None = None,
     config: GenerateConfig = TRANSCRIBE,
     batch_size: int = 8,
+    beams: int = 1,
     progress: Progress | None = None,
     warn: Warn = lambda message: None,
 ) -> list[Transcript]:
     """Transcribe recordings, each on its own. One that cannot be read, or is too long, gets an `error`; others go on.
 
-    Too long: longer than the context the model was trained with. Raises LstError if the model's unit tokenizer is not
-    here.
+    Too long: longer than the context the model was trained with. `beams`: of a beam search, one recording at a time; 1
+    is `config`'s way. Raises LstError if the model's unit tokenizer is not here.
     """
     from lst.audio import AudioError, probe
 
@@ -100,9 +102,11 @@ def transcribe(
         except (AudioError, LstError) as error:
             results[place] = Transcript(Path(path), error=str(error))
     config = config.model_copy(update={"modality": "text"})
-    made = generate(
-        session, [prompt for _, prompt, _ in prompts], "text", config, batch_size=batch_size, progress=progress
-    )
+    ids_of = [prompt for _, prompt, _ in prompts]
+    if beams > 1:
+        made = [beam_search(session, prompt, "text", config, beams=beams) for prompt in ids_of]
+    else:
+        made = generate(session, ids_of, "text", config, batch_size=batch_size, progress=progress)
     for (place, _, length), generation in zip(prompts, made, strict=True):
         ids = generation.ids("text").tolist()
         results[place] = Transcript(Path(paths[place]), session.text.decode(ids), ids, length, generation.stopped)

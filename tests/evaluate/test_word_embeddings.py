@@ -9,7 +9,7 @@ from lst.errors import LstError
 from lst.evaluate.word_embeddings import WordsConfig, evaluate_words, measure_words, similarity
 from lst.generate.session import open_session
 from lst.manifest import Manifest, ShardResult, StageSpec, build_shards
-from tests.evaluate.tiny import TOKENIZER, make_bench, make_model
+from tests.evaluate.tiny import TOKENIZER, bench_rows, make_bench, make_model
 
 CONFIG = WordsConfig(words=3, occurrences=6, least=3)
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_measured(model: Manifest, base: Manifest, tmp_path: Path
     with pytest.raises(LstError, match="was trained on"):
         evaluate_words(model, aligned(tmp_path / "foreign", tokenizer="e" * 64), tmp_path / "c", CONFIG)
     with pytest.raises(LstError, match="it has no words"):
-        evaluate_words(model, make_bench(tmp_path / "bench", []), tmp_path / "d", CONFIG)
+        evaluate_words(model, make_bench(tmp_path / "bench", bench_rows(1)), tmp_path / "d", CONFIG)
 
 
 def test_auto_patching_follows_how_the_model_was_trained(tmp_path: Path) -> None:
