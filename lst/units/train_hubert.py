@@ -13,7 +13,7 @@ All in the unfinished output, so a killed command goes on where it was; WORK is 
 import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import torch
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, Rejection, sha256_file, write_atomic, write_json
-from lst.units.codebooks import Fitted, Phones, PredictionHead, fit, usage
+from lst.units.codebooks import LABELLED_FRAMES, Fitted, Phones, PredictionHead, fit, usage
 from lst.units.fbank_hubert import FbankHubertEncoder
 from lst.units.hubert_config import HubertConfig
 from lst.units.loading import identify_tokenizer
@@ -31,7 +31,7 @@ from lst.units.network import load_network, save_network
 from lst.units.phones import align_phones
 from lst.units.pretrain import METRICS, pretrain
 from lst.units.quantizers import LinearQuantizer
-from lst.units.recordings import Recordings, Utterance, collect_recordings
+from lst.units.recordings import Recordings, collect_recordings
 from lst.units.segments import Corpus
 from lst.units.spec import FbankHubertSpec
 from lst.units.targets import TargetClusters, fit_targets, load_targets
@@ -232,18 +232,14 @@ def _phones(
 
 
 def _part(recordings: Recordings, phones: Phones | None, hours: float, seed: int) -> "Iterator[tuple[int, np.ndarray]]":
-    """Utterances for a fit: `hours` of them in random order, then the aligned ones among the others."""
-    frames = round(hours * 3600 * FRAME_RATE)
-
-    def chosen() -> Iterable[tuple[int, Utterance]]:
-        taken = 0
-        for index, utterance in recordings.shuffled(seed):
-            if taken < frames or (phones is not None and index in phones):
-                taken += utterance.frames
-                yield index, utterance
-
-    for index, utterance in chosen():
-        yield index, recordings.samples(utterance)
+    """Utterances for a fit: `hours` of them in random order, then aligned ones until there are enough of those."""
+    frames, labelled = round(hours * 3600 * FRAME_RATE), 0
+    for index, utterance in recordings.shuffled(seed):
+        known = phones is not None and index in phones
+        if frames > 0 or (known and labelled < LABELLED_FRAMES):
+            frames -= utterance.frames
+            labelled += utterance.frames if known else 0
+            yield index, recordings.samples(utterance)
 
 
 def _initial_weights(name: str) -> Path:
