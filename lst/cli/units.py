@@ -88,16 +88,20 @@ def train_tokenizer(
 
     options = {
         "kind": kind,
-        "hubert.targets": targets,
         "units": units,
         "seed": seed,
         "max_frames": max_frames,
         "name": name,
         "licence": licence,
     }
-    given = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    given = {key: value for key, value in options.items() if value is not None}
+    _config(TrainTokenizerConfig, given)  # a wrong option is named as the option it is
+    if targets is not None:
+        given["hubert.targets"] = targets
+    # JSON is YAML, which KEY=VALUE is read as.
+    settled = [f"{key}={json.dumps(value)}" for key, value in given.items()]
     body = read_yaml(config) if config is not None else {}
-    settings = settings_of(TrainTokenizerConfig, body, [*given, *(changes or [])], str(config or ""))
+    settings = settings_of(TrainTokenizerConfig, body, [*settled, *(changes or [])], str(config or ""))
     audio = load_manifest(directory, "lst.audio")
     held_out = load_manifest(valid, "lst.audio") if valid is not None else None
     with stage_progress("train-tokenizer") as progress:
