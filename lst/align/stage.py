@@ -77,6 +77,8 @@ class ShardAligner:
 
     def __call__(self, shard: int) -> ShardResult:
         """Rows of shard `shard` that could be aligned, in order."""
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
         from lst.audio import AudioError
 
         units = load_manifest(self.units, "lst.units")
@@ -86,16 +88,18 @@ class ShardAligner:
         rows: list[dict[str, Any]] = []
         rejected: list[Rejection] = []
         report = ShardReport()
-        for row in read_table(units, shard).to_pylist():
-            try:
-                reason, detail = self._align(aligner, audio, recordings.get(row["id"]), row, report)
-            except AudioError as error:
-                reason, detail = error.reason, str(error)
-            if reason:
-                report.reject(row, reason, detail)
-                rejected.append(Rejection(row["id"], reason, detail))
-            else:
-                rows.append(row)
+        # More threads add up matrix products in another order: scores would depend on how many there are.
+        with threadpool_limits(1):
+            for row in read_table(units, shard).to_pylist():
+                try:
+                    reason, detail = self._align(aligner, audio, recordings.get(row["id"]), row, report)
+                except AudioError as error:
+                    reason, detail = error.reason, str(error)
+                if reason:
+                    report.reject(row, reason, detail)
+                    rejected.append(Rejection(row["id"], reason, detail))
+                else:
+                    rows.append(row)
         # Beside the shard, and before it: a shard that is complete has its report.
         report.save(shard_report_path(self.reports, shard))
         hours = sum(row["duration_s"] for row in rows) / 3600
