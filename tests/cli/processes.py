@@ -126,6 +126,8 @@ def _run(
     count: Any,
     said: Path | None,
 ) -> None:
+    # What a shell runs in the background ignores Ctrl-C, and so do its children: the tests may be run that way.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     sys.addaudithook(_hook(below, kill_at, by, count))

@@ -265,10 +265,13 @@ def test_two_processes_do_not_make_the_same_output(tmp_path: Path) -> None:
 def test_ctrl_c_reaches_the_parent_only(tmp_path: Path, moment: float) -> None:
     script = textwrap.dedent(
         """
+        import signal
         import sys
         from pathlib import Path
         from lst.manifest import build_shards
         from tests.manifest.test_build import UnitsWorker, spec
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 
         def progress(done, total, unit):
             print(done, flush=True)
