@@ -31,7 +31,9 @@ def show(as_json: bool = typer.Option(False, "--json", help="Print JSON.")) -> N
         return
     from rich.table import Table
 
-    table = Table("name", "kind", "state", "licence", "what it is", box=None)
+    table = Table("name", "kind", "state", "licence", "what it is", box=None, pad_edge=False)
+    for column in table.columns[:3]:
+        column.no_wrap, column.overflow = True, "ignore"
     for row in rows:
         table.add_row(*row.values())
     out().print(table)

@@ -84,7 +84,10 @@ def print_manifest(manifest: "Manifest", *, as_json: bool = False) -> None:
     path = typer.style(manifest.path, bold=True)
     typer.echo(f"{path}  {manifest.schema}  id {manifest.id[:12]}  by {manifest.stage}")
     if manifest.totals:
-        typer.echo("  " + ", ".join(f"{format_number(value)} {name}" for name, value in manifest.totals.items()))
+        typer.echo(
+            "  "
+            + ", ".join(f"{format_number(value)} {name.replace('_', ' ')}" for name, value in manifest.totals.items())
+        )
     if manifest.rejected:
         typer.echo("  rejected: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()))
 
@@ -123,7 +126,9 @@ def summary(manifest: "Manifest") -> dict[str, Any]:
 
 
 def format_number(value: float) -> str:
-    """12,345 for whole numbers, four significant digits otherwise."""
+    """12,345 for whole numbers, four significant digits otherwise; 1.129e+21 where nobody counts digits."""
+    if abs(value) >= 1e12:
+        return f"{value:.4g}"
     if float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"

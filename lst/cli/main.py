@@ -7,6 +7,7 @@ the whole: no module of `lst.cli` imports more than Typer at its top.
 import importlib
 import os
 import sys
+from typing import Any
 
 import typer
 
@@ -92,10 +93,12 @@ def run(arguments: list[str]) -> int:
         if _is_click(error, "Abort"):
             return _stopped()
         if _is_click(error, "ClickException"):
-            error.show()  # type: ignore[attr-defined]
-            return int(error.exit_code)  # type: ignore[attr-defined]
+            return _called_wrongly(error)
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            _say(f"{os.fsdecode(error.filename)}: {error.strerror}. Run again with --debug for where it was needed.")
+            return 1
         _say(f"Internal error: {type(error).__name__}: {error}. Run again with --debug for the traceback.")
         return 1
 
@@ -103,6 +106,17 @@ def run(arguments: list[str]) -> int:
 def _stopped() -> int:
     _say("Stopped. Run the same command again to continue.")
     return STOPPED
+
+
+def _called_wrongly(error: Any) -> int:
+    """Say what click found wrong with a command line, and where its help is."""
+    if _is_click(error, "NoArgsIsHelpError"):
+        error.show()
+    else:
+        context = getattr(error, "ctx", None)
+        wrong = error.format_message().removesuffix(".")
+        _say(f"{wrong}. See {context.command_path if context else 'lst'} --help.")
+    return int(error.exit_code)
 
 
 def _is_click(error: Exception, name: str) -> bool:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.tree import Tree
-
     from lst.manifest.inspect import LineageNode
 
 DIRECTORY = typer.Argument(..., help="Directory of a finished stage.")
@@ -72,7 +70,7 @@ def show_lineage(directory: Path = DIRECTORY, as_json: bool = AS_JSON) -> None:
     """
     import dataclasses
 
-    from lst.cli.common import emit_json, out
+    from lst.cli.common import emit_json
     from lst.manifest.inspect import lineage
     from lst.manifest.manifest import load_manifest
 
@@ -80,20 +78,18 @@ def show_lineage(directory: Path = DIRECTORY, as_json: bool = AS_JSON) -> None:
     if as_json:
         emit_json(dataclasses.asdict(root))
     else:
-        out().print(_tree(root))
+        _print_tree(root, 0)
 
 
-def _tree(node: "LineageNode", parent: "Tree | None" = None) -> "Tree":
-    from rich.tree import Tree
-
+def _print_tree(node: "LineageNode", depth: int) -> None:
+    indent = "  " * depth
     role = f"{node.role}: " if node.role else ""
-    label = f"{role}[bold]{node.stage}[/bold] {node.schema} {node.id[:12]}"
-    tree = Tree(label) if parent is None else parent.add(label)
+    typer.echo(f"{indent}{role}{typer.style(node.stage, bold=True)} {node.schema} {node.id[:12]}")
     for entry in node.provenance:
-        tree.add(" · ".join(value for value in (entry.get(k, "") for k in ("corpus", "licence", "source")) if value))
+        known = (entry.get(key, "") for key in ("corpus", "licence", "source"))
+        typer.echo(f"{indent}  {' · '.join(filter(None, known))}")
     for source in node.inputs:
-        _tree(source, tree)
-    return tree
+        _print_tree(source, depth + 1)
 
 
 def diff(

@@ -206,9 +206,12 @@ def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(plan)
         return
+    lines = []
     for key, value in plan.items():
         items = value.items() if isinstance(value, dict) else [("", value)]
         for part, item in items:
-            name = " ".join(filter(None, [key.replace("_", " "), part]))
-            shown = format_number(item) if isinstance(item, int | float) else str(item)
-            out().print(f"{name:<40} {shown}", markup=False)
+            name = " ".join([key, part]).strip().replace("_", " ")
+            lines.append((name, format_number(item) if isinstance(item, int | float) else str(item)))
+    width = max(len(name) for name, _ in lines)
+    for name, shown in lines:
+        out().print(f"{name:<{width}}  {shown}", markup=False)

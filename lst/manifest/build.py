@@ -219,7 +219,12 @@ def _partial_directory(out: Path, spec: StageSpec) -> Iterator[Path]:
             raise LstError(
                 f"Another lst process is making {out} right now.", hint="Wait for it, or stop it first."
             ) from error
-        yield partial
+        try:
+            yield partial
+        except Exception:
+            if not any(path.is_file() and path.name != ".lock" for path in partial.rglob("*")):
+                remove(partial)  # nothing to go on from
+            raise
 
 
 def _run_tasks(

@@ -181,7 +181,7 @@ def load_manifest(directory: Path | str, schema: str | None = None) -> Manifest:
         what = "does not exist" if not path.exists() else "holds no manifest.json"
         hint = "Give the --out directory of a finished stage."
         if any(path.parent.glob(f"{path.name}.partial-*")):
-            hint = "The stage that makes it was interrupted: run the same command again, it continues."
+            hint = "The stage that makes it did not finish: run the same command again, it continues or says why."
         raise LstError(f"{path} {what}.", hint=hint)
     damaged = "Restore it, or make it again with the command that made it."
     try:

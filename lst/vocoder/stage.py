@@ -102,7 +102,10 @@ class ShardVocoder:
 def vocode_spec(units: Manifest, config: VocodeConfig) -> StageSpec:
     """What `vocode` would make. The vocoder counts by its fingerprint, not by where it lies."""
     if units.schema not in SOURCES:
-        raise LstError(f"{units.path} holds {units.schema}, but units are needed here.", hint=f"{', '.join(SOURCES)}.")
+        raise LstError(
+            f"{units.path} holds {units.schema}, but units are needed here.",
+            hint=f"Give the directory of a stage that made {', '.join(SOURCES[:-1])} or {SOURCES[-1]}.",
+        )
     tokenizer = units.fingerprints.get("tokenizer", "")
     vocoder = _chosen(config, tokenizer, str(units.path))
     return StageSpec(

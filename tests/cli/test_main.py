@@ -157,7 +157,7 @@ def test_exit_codes_and_messages(
     assert result == code or (code is None and result in (1, 2))
     output = capsys.readouterr()
     assert words in output.err
-    assert "Traceback" not in output.err
+    assert len(output.err.splitlines()) == (code != 0)
 
 
 def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -177,6 +177,10 @@ def test_an_error_is_one_line_and_debug_shows_where(
         main.run(["x", "--debug"])
     _fail(monkeypatch, UsageError("Wrong."))
     assert main.run(["x"]) == 2
+    capsys.readouterr()
+    _fail(monkeypatch, NotADirectoryError(20, "Not a directory", "notes.txt/out"))
+    assert main.run(["x"]) == 1
+    assert capsys.readouterr().err.startswith("lst: notes.txt/out: Not a directory. ")
     _fail(monkeypatch, KeyboardInterrupt())
     assert main.run(["x"]) == 130
     capsys.readouterr()
@@ -188,7 +192,20 @@ def test_an_error_is_one_line_and_debug_shows_where(
 
 
 def test_numbers_as_people_read_them() -> None:
-    assert [format_number(value) for value in (12345.0, 0.38512, 1234.56)] == ["12,345", "0.3851", "1,234.6"]
+    numbers = (12345.0, 0.38512, 1234.56, 1129035566227583008768)
+    assert [format_number(value) for value in numbers] == ["12,345", "0.3851", "1,234.6", "1.129e+21"]
+
+
+def test_tables_keep_their_columns_and_names_whatever_the_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main.run(["model", "1.1b"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len({len(line) - len(line.split("  ")[-1].lstrip()) for line in lines}) == 1
+    assert max(map(len, lines)) <= 80
+    assert main.run(["assets", "list"]) == 0
+    assert "twist-hifigan-lj-25hz " in capsys.readouterr().out
 
 
 def test_doctor_finds_this_machine_fit(capsys: pytest.CaptureFixture[str]) -> None:

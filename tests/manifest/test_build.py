@@ -213,6 +213,23 @@ def test_rejections_are_counted_and_limited(tmp_path: Path) -> None:
         build_shards(tmp_path / "none", spec(), range(2), nothing)
 
 
+def test_what_fails_before_anything_is_made_leaves_nothing(tmp_path: Path) -> None:
+    def fail(directory: Path) -> DirectoryResult:
+        (directory / "shards").mkdir()
+        raise LstError("No.")
+
+    def fail_later(directory: Path) -> DirectoryResult:
+        (directory / "half").write_text("x")
+        return fail(directory)
+
+    with pytest.raises(LstError, match="No"):
+        build_directory(tmp_path / "none", spec(), fail)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(LstError, match="No"):
+        build_directory(tmp_path / "some", spec(), fail_later)
+    assert (partial_path(tmp_path / "some", spec().id) / "half").read_text() == "x"
+
+
 def test_inputs_and_ancestors(tmp_path: Path) -> None:
     first = build_shards(tmp_path / "first", spec(), range(1), UnitsWorker())
     second = build_shards(
