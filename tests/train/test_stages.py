@@ -177,7 +177,7 @@ def test_the_command_line(model: Manifest, data: tuple[Manifest, Manifest], tmp_
     assert costs["gb_per_gpu_with_activation_checkpointing"] < costs["gb_per_gpu"] < 80
     assert costs["units_per_step"] == 4096 * 4 * 32
     assert costs["hours"] == pytest.approx(costs["training_flops"] / (32 * 989e12 * 0.4) / 3600)
-    assert "parameters of global_transformer" in run("model", "nano", "--base", "same-global")
+    assert "parameters of global transformer" in run("model", "nano", "--base", "same-global")
     with pytest.raises(LstError, match="valid are auto and never"):
         run("pretrain", "--config", file, "--out", tmp_path / "x", "--resume", "always")
     with pytest.raises(LstError, match=r"lst\.pairs is needed"):
