@@ -108,7 +108,7 @@ def test_kill_a_run_again_and_again(small: Path, stage: Callable[[str], Path]) -
         shutil.rmtree(out / name)
     command = ["run", small / "small.yaml", "--out", out, "--workers", "1"]
     killed: set[str] = set()
-    limit = 60
+    limit = 20
     while (code := lst(command, out, kill_at=limit, said=said)[0]) == -9:
         killed |= {path.name.split(".partial-")[0] for path in out.glob("*.partial-*")}
         for manifest in out.glob("*/manifest.json"):
