@@ -238,9 +238,10 @@ class DirectoryCheckpoints(CheckpointManager):
         return self.get_step_numbers()[: -(keep_last_n or self._config.keep)]
 
     def delete_checkpoint(self, step_nr: int, *, keep_model: bool = False) -> None:
+        # No barrier: each process lists what is stale for itself; one that lists after the first has deleted it finds
+        # nothing and does not come here. Nobody reads a stale checkpoint, so nobody need wait.
         if self._gangs.root.rank == 0:
             remove(self._path(step_nr))
-        self._gangs.root.barrier()
 
     def _set_damaged_aside(self) -> None:
         """Rename checkpoints that fail their hashes, from the newest down to the first good one."""
