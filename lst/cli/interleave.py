@@ -16,6 +16,7 @@ def interleave(
     text: Path = typer.Option(None, help="Tokenized text whose tokenizer to use; else the one beside DIR."),
     tokenizer: Path = typer.Option(None, help="A SentencePiece .model file to use instead."),
     valid_fraction: float = typer.Option(None, help="Share of texts held out for validation."),
+    held_out: list[str] = typer.Option([], help="A folder or speaker held out as a whole. May be repeated."),
     preview: int = typer.Option(0, min=0, metavar="N", help="Print the first N documents as training would read them."),
     workers: int = typer.Option(1, min=1, help="Processes."),
     max_rejected: float = typer.Option(1.0, help="Fail if more than this share of the rows is rejected."),
@@ -40,7 +41,8 @@ def interleave(
     source = tokenizer or (load_manifest(text, "lst.text") if text is not None else find_text(aligned))
     if valid_fraction is not None and not 0 <= valid_fraction < 1:
         raise UsageError(f"--valid-fraction must be at least 0 and below 1, not {valid_fraction:g}.")
-    config = InterleaveConfig() if valid_fraction is None else InterleaveConfig(valid_fraction=valid_fraction)
+    fraction = {} if valid_fraction is None else {"valid_fraction": valid_fraction}
+    config = InterleaveConfig.model_validate({"held_out": held_out, **fraction})
     with stage_progress("interleave") as progress:
         manifest = run(
             aligned, source, out, config, workers=workers, progress=progress, force=force, max_rejected=max_rejected

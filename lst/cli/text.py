@@ -22,6 +22,7 @@ def tokenize_text(
     separator: str = typer.Option("line", help="What ends a document in .txt files: line or blank-line."),
     max_chars: int = typer.Option(100_000, help="Longer documents are divided after a sentence."),
     valid_fraction: float = typer.Option(0.01, help="Share of documents held out, by hash of their text."),
+    held_out: list[str] = typer.Option([], help="A file or folder, by name, held out as a whole. May be repeated."),
     workers: int = typer.Option(0, min=0, help="Processes (default: all cores); the result does not depend on it."),
     max_rejected: float = typer.Option(1.0, min=0.0, max=1.0, help="Fail if a larger share is rejected."),
     force: bool = typer.Option(False, "--force", help="Replace another manifest at --out."),
@@ -43,6 +44,7 @@ def tokenize_text(
             "separator": separator,
             "max_chars": max_chars,
             "valid_fraction": valid_fraction,
+            "held_out": held_out,
         }
     )
     with stage_progress("tokenize-text") as progress:

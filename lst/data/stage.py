@@ -6,6 +6,7 @@ cannot be interleaved are rejected with a reason, and each row is put into the t
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +43,13 @@ class InterleaveConfig(StageConfig):
     valid_fraction: float = Field(
         default=0.02, ge=0, lt=1, description="share of texts that go to the validation split, by hash of the text"
     )
+    held_out: list[str] = Field(
+        default=[], description="folders (a part of the ids) and speakers that go to the validation split as a whole"
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; an empty `held_out` is left out: it is what there was before there was the key."""
+        return super().as_json() if self.held_out else self.model_dump(mode="json", exclude={"held_out"})
 
 
 def interleave_spec(aligned: Manifest, text: Manifest | Path, config: InterleaveConfig) -> StageSpec:
@@ -91,7 +99,7 @@ def interleave(
     spec = interleave_spec(aligned, text, config)
     tokenizer = text.file(TOKENIZER_FILE) if isinstance(text, Manifest) else text
     _load_tokenizer(tokenizer)  # a bad file fails here, before any work
-    worker = _Worker(aligned.path, tokenizer, config.valid_fraction)
+    worker = _Worker(aligned.path, tokenizer, config)
     return build_shards(
         out,
         spec,
@@ -132,13 +140,18 @@ def split_of(words: list[str], valid_fraction: float) -> str:
     return "valid" if int.from_bytes(digest[:8], "big") < valid_fraction * 2**64 else "train"
 
 
+def is_held_out(row_id: str, speaker: str, names: Sequence[str]) -> bool:
+    """Whether one of `names` is the speaker of a row or a folder in its id (`corpus/FOLDER/…/file#0`)."""
+    return not {speaker, *row_id.split("/")[:-1]}.isdisjoint(names)
+
+
 @dataclass(frozen=True)
 class _Worker:
     """Makes the pairs of one aligned shard."""
 
     aligned: Path
     tokenizer: Path
-    valid_fraction: float
+    config: InterleaveConfig
 
     def __call__(self, shard: int) -> ShardResult:
         tokenizer = _load_tokenizer(self.tokenizer)
@@ -155,7 +168,8 @@ class _Worker:
                 tokens, spans = tokenizer.encode_words(words)
                 row["tokens"] = tokens
                 row["token_spans"] = [{"start": start, "end": end} for start, end in spans]
-                row["split"] = split_of(words, self.valid_fraction)
+                held_out = is_held_out(row["id"], row["speaker"], self.config.held_out)
+                row["split"] = "valid" if held_out else split_of(words, self.config.valid_fraction)
                 rows.append(row)
                 totals["hours"] += row["duration_s"] / 3600
                 totals["units"] += len(row["units"])

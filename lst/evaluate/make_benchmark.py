@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import Field
 
+from lst.audio.voices import Voice, open_voice
 from lst.config import StageConfig
 from lst.constants import SAMPLE_RATE
 from lst.errors import LstError
 from lst.evaluate.benchmark import CARD_FILE, BenchmarkConfig, read_benchmark
 from lst.evaluate.data import cache_home
 from lst.evaluate.readers import SourceItem
-from lst.evaluate.voices import Voice, open_voice
 from lst.manifest import (
     DirectoryResult,
     Manifest,
@@ -43,7 +43,7 @@ class MakeBenchmarkConfig(StageConfig):
     """Who speaks what."""
 
     kind: str = Field("auto", description="benchmark that the text is; auto: as its card or layout says")
-    voices: list[str] = Field(min_length=1, description="ENGINE:NAME, see lst.evaluate.voices")
+    voices: list[str] = Field(min_length=1, description="ENGINE:NAME, see lst.audio.voices")
     rotate: bool = Field(False, description="one voice per item, by a hash of its id, instead of every voice")
     items: int | None = Field(None, ge=1, description="at most so many items, chosen by a hash of seed and id")
     seed: int = Field(0, ge=0, description="of the choice of items")

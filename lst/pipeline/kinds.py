@@ -101,6 +101,20 @@ KINDS: dict[str, StageKind] = {
         "losses",
         {"model": "pretrain", "pairs": "interleave", "text": "tokenize-text"},
     ),
+    "eval-asr": StageKind(
+        "lst.evaluate.recognition",
+        "AsrEvalConfig",
+        "asr_spec",
+        "evaluate_asr",
+        {"model": "finetune-asr", "data": "interleave"},
+    ),
+    "eval-tts": StageKind(
+        "lst.evaluate.synthesis",
+        "TtsEvalConfig",
+        "tts_spec",
+        "evaluate_tts",
+        {"model": "finetune-tts", "data": "interleave"},
+    ),
     "vocode": StageKind("lst.vocoder.stage", "VocodeConfig", "vocode_spec", "vocode", {"units": "tokenize-audio"}),
     "samples": StageKind(
         "lst.generate.samples",

@@ -8,6 +8,8 @@ stages:
     stage: finetune                      # its kind, where the name is not one
     inputs: {model: pretrain}            # where it reads from, where the default does not fit
     task: asr                            # everything else is the stage's own configuration
+
+`include`, `settings` and `runs` save writing the same again: `lst.pipeline.expand`.
 """
 
 import difflib
@@ -18,9 +20,10 @@ from typing import Any
 
 from lst.config import StageConfig
 from lst.errors import LstError, UsageError
+from lst.pipeline.expand import expand
 from lst.pipeline.kinds import StageKind, stage_kind
 
-RECIPE_KEYS = ("name", "description", "seed", "stages")
+RECIPE_KEYS = ("name", "description", "seed", "include", "settings", "runs", "stages")
 STAGE_KEYS = ("stage", "inputs", "source")
 
 
@@ -70,11 +73,8 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
     Raises LstError with the file, the path of the key, and the nearest valid name.
     """
-    body = read_yaml(path)
-    stages = body.get("stages")
-    for key in body:
-        if key not in RECIPE_KEYS:
-            raise LstError(f"{path}: unknown key {key!r}.", hint=nearest(str(key), RECIPE_KEYS))
+    body = expand(path, read_yaml, _check_keys)
+    stages = body["stages"]
     if not isinstance(stages, dict) or not stages:
         raise LstError(f"{path}: stages: a mapping of stage names to their settings is needed here.")
     for override in overrides:
@@ -94,6 +94,12 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         for name, settings in stages.items()
     }
     return Recipe(str(body.get("name", path.stem)), str(body.get("description", "")), _in_order(path, nodes))
+
+
+def _check_keys(path: Path, body: Mapping[str, Any]) -> None:
+    for key in body:
+        if key not in RECIPE_KEYS:
+            raise LstError(f"{path}: unknown key {key!r}.", hint=nearest(str(key), RECIPE_KEYS))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class TokenizeTextConfig(StageConfig):
     valid_fraction: float = Field(
         default=0.01, ge=0, lt=1, description="Share of documents held out as split `valid`, by hash of their text."
     )
+    held_out: list[str] = Field(default=[], description="Files and folders held out as a whole, by name.")
     documents_per_shard: int = Field(default=5000, ge=1, description="Documents in a shard.")
     training_mb: int = Field(default=64, ge=1, description="Megabytes of text that a new tokenizer is trained on.")
 
@@ -69,6 +70,10 @@ class TokenizeTextConfig(StageConfig):
         if self.tokenizer and self.train_tokenizer:
             raise ValueError("give tokenizer or train_tokenizer, not both")
         return self
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; an empty `held_out` is left out: it is what there was before there was the key."""
+        return super().as_json() if self.held_out else self.model_dump(mode="json", exclude={"held_out"})
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class ShardTokenizer:
     tokenizer: Path
     fingerprint: str
     valid_fraction: float
+    held_out: tuple[str, ...] = ()
 
     def __call__(self, piece: int) -> ShardResult:
         """Rows of piece `piece`, in order."""
@@ -94,7 +100,7 @@ class ShardTokenizer:
                     "id": document.id,
                     "text": document.text,
                     "tokens": tokenizer.encode(document.text),
-                    "split": "valid" if in_valid_split(document.text, self.valid_fraction) else "train",
+                    "split": "valid" if self._is_valid(document) else "train",
                     "licence": document.licence,
                     "source": document.source,
                 }
@@ -106,6 +112,11 @@ class ShardTokenizer:
             "valid_documents": sum(row["split"] == "valid" for row in rows),
         }
         return ShardResult(rows, rejected, totals)
+
+    def _is_valid(self, document: Document) -> bool:
+        """Held out by its file or a folder above it (`source/FOLDER/FILE#1`), or by its text."""
+        names = document.id.rsplit("#", 1)[0].split("/")
+        return not set(names).isdisjoint(self.held_out) or in_valid_split(document.text, self.valid_fraction)
 
 
 def in_valid_split(text: str, fraction: float) -> bool:
@@ -165,7 +176,7 @@ def tokenize_text(
         out,
         spec,
         range(pieces),
-        ShardTokenizer(partial / "spool", tokenizer, fingerprint, config.valid_fraction),
+        ShardTokenizer(partial / "spool", tokenizer, fingerprint, config.valid_fraction, tuple(config.held_out)),
         workers=workers,
         progress=progress,
         force=force,

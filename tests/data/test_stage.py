@@ -71,6 +71,23 @@ def test_bad_rows_are_rejected_with_a_reason(tmp_path: Path) -> None:
         interleave(aligned, text, tmp_path / "strict", InterleaveConfig(), max_rejected=0.1)
 
 
+def test_folders_and_speakers_are_held_out_as_a_whole(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    row = aligned_row(rng, "x", 4)
+    extra = (
+        {**row, "id": "c/quiet/a/1.wav#0"},
+        {**row, "id": "c/quiet.wav#0"},
+        {**row, "id": "c/2.wav#0", "speaker": "ann"},
+    )
+    aligned = make_aligned(tmp_path / "aligned", 6, extra=extra)
+    text = make_text(tmp_path / "text", 5)
+    config = InterleaveConfig(valid_fraction=0, held_out=["quiet", "ann"])
+    pairs = interleave(aligned, text, tmp_path / "pairs", config)
+    assert {row["id"] for row in iter_rows(pairs) if row["split"] == "valid"} == {"c/quiet/a/1.wav#0", "c/2.wav#0"}
+    assert interleave_spec(aligned, text, config).config["held_out"] == ["quiet", "ann"]
+    assert "held_out" not in interleave_spec(aligned, text, InterleaveConfig()).config
+
+
 def test_equal_texts_are_on_one_side() -> None:
     assert split_of(["The", "cat,", "ran."], 0.5) == split_of(["the", "CAT", "—", "ran"], 0.5)
     sides = [split_of([str(i)], 0.2) for i in range(1000)]

@@ -8,10 +8,10 @@ import soundfile
 from typer.testing import CliRunner
 
 import lst.assets
+from lst.audio.voices import open_voice
 from lst.errors import LstError, UsageError
 from lst.evaluate.data import benchmark_for
 from lst.evaluate.make_benchmark import MakeBenchmarkConfig, make_benchmark
-from lst.evaluate.voices import open_voice
 from lst.manifest import Manifest, iter_rows
 from lst.manifest.inspect import verify_manifest
 from tests.evaluate.test_readers import HELLASWAG, write_rows

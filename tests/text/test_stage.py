@@ -52,6 +52,10 @@ def test_rows_splits_and_licences(source: Path, tmp_path: Path) -> None:
         assert (row["split"] == "valid") == in_valid_split(row["text"], 0.2)
     assert made.totals["tokens"] == sum(len(row["tokens"]) for row in rows)
     assert 0 < made.totals["valid_documents"] < 40
+    config = SMALL.model_copy(update={"held_out": ["free"], "valid_fraction": 0.0})
+    held_out = tokenize_text(source, tmp_path / "held-out", config)
+    assert all((row["split"] == "valid") == row["id"].startswith("mixed/free/") for row in iter_rows(held_out))
+    assert held_out.totals["valid_documents"] > 0
     assert {entry["corpus"] for entry in made.provenance} == {"All", "Free"}
 
 
