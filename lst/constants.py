@@ -8,3 +8,6 @@ FRAME_RATE = 25
 
 SAMPLES_PER_FRAME = SAMPLE_RATE // FRAME_RATE
 """640 samples, 40 ms: the hop of a unit."""
+
+DEFAULT_TOKENIZER = "hubert-nano-25hz-501"
+"""The embedded unit tokenizer that is used where none is named."""

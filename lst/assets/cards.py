@@ -20,10 +20,7 @@ CARDS = HERE / "cards"
 
 KINDS = ("tokenizer", "aligner", "vocoder", "model", "text-tokenizer")
 
-ALIASES = {
-    "mfcc": "mfcc-501",
-    "griffin-lim": "ridge-mfcc-501",
-}
+ALIASES = {"mfcc": "mfcc-501"}
 """Short names users may type."""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from lst.cli.eval_common import DEVICE, FORCE, JSON, OUT, SEED, checked, kept_or_temporary, print_result, read_result
+from lst.constants import DEFAULT_TOKENIZER
 
 
 def register(group: typer.Typer) -> None:
@@ -78,7 +79,7 @@ def units(
     directory: Path = typer.Argument(
         ..., metavar="AUDIO", help="Transcribed audio (made by lst ingest) of speakers the tokenizer has not heard."
     ),
-    tokenizer: str = typer.Option("mfcc-501", help="Name of a unit tokenizer, or the directory of one."),
+    tokenizer: str = typer.Option(DEFAULT_TOKENIZER, help="Name of a unit tokenizer, or the directory of one."),
     aligner: str = typer.Option("pocketsphinx", help="Finds the phones."),
     minutes: float = typer.Option(40.0, help="Aligned speech that units are compared with."),
     disturbed_minutes: float = typer.Option(10.0, help="Speech that is disturbed."),

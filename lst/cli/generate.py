@@ -1,9 +1,12 @@
 """`lst transcribe`, `lst synthesize`, `lst generate`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from lst.generate.sampling import GenerateConfig
 
 MODEL = typer.Option(..., help="Model directory.")
 TOKENIZER = typer.Option(None, help="Unit tokenizer (default: the model's, by its fingerprint).")
@@ -39,11 +42,14 @@ def transcribe(
     Example: lst transcribe --model out/asr a.wav b.flac
     """
     from lst.cli.common import emit_json, err, stage_progress
+    from lst.errors import LstError
     from lst.generate.session import open_session
     from lst.generate.tasks import TRANSCRIBE
     from lst.generate.tasks import transcribe as run
 
     warn = _warner()
+    if not any(recording.exists() for recording in recordings):
+        raise LstError(f"{recordings[0]} does not exist.", hint="Give sound files.")
     session = open_session(model, device=device)
     with stage_progress("transcribe") as progress:
         results = run(
@@ -107,6 +113,9 @@ def synthesize(
     live = str(out) == "-"
     if not live and (out.suffix.lower() != ".wav" or out.is_dir()):
         raise UsageError(f"--out {out}: the name of a .wav file is needed.")
+    above = next((path for path in out.parents if path.exists()), None)
+    if not live and above is not None and not above.is_dir():
+        raise UsageError(f"--out {out}: {above} is a file, not a directory.")
     if live and as_json:
         raise UsageError("--json and --out - would both write to stdout.", hint="Give a file name with --json.")
     drawn = _drawing(greedy, temperature, top_p, top_k, seed)
@@ -143,7 +152,11 @@ def synthesize(
 def generate(
     model: Path = MODEL,
     prompt: str = typer.Option(..., metavar="WAV|TEXT", help="A sound file, or the text itself."),
-    out: Path = typer.Option(..., help="Directory for the continuation: JSON, text, WAV."),
+    out: Path = typer.Option(
+        ...,
+        metavar="DIR|-",
+        help="Directory for the continuation: JSON, text, WAV; -: raw samples (16 kHz, 16 bits, mono) on stdout.",
+    ),
     modality: str = typer.Option(
         "", metavar="speech|text|any", help="What to continue with (default: that of the prompt)."
     ),
@@ -162,6 +175,8 @@ def generate(
     """Go on from a spoken or written prompt.
 
     Example: lst generate --model out/model --prompt story.wav --out out/continued
+
+    To hear it while it is made: lst generate … --out - | aplay -r 16000 -f S16_LE
     """
     import json
 
@@ -179,6 +194,9 @@ def generate(
             "min_tokens": min(CONTINUE.min_tokens, max_tokens),
         },
     )
+    if str(out) == "-":
+        _play(model, prompt, config, tokenizer, vocoder, device, as_json=as_json)
+        return
     with stage_progress("generate") as progress:
         made = generate_continuation(
             model,
@@ -203,6 +221,37 @@ def generate(
         typer.echo(body["text"])
     for name in sorted(made.artifacts):
         typer.echo(str(made.path / name))
+
+
+def _play(
+    model: Path,
+    prompt: str,
+    config: "GenerateConfig",
+    tokenizer: str | None,
+    vocoder: str | None,
+    device: str,
+    *,
+    as_json: bool,
+) -> None:
+    """The prompt's units and what follows, as raw samples on stdout while they are made."""
+    import sys
+
+    from lst.errors import UsageError
+    from lst.generate.session import open_session
+    from lst.generate.tasks import ContinuationStream, check_prompt, read_prompt
+    from lst.generate.voice import open_vocoder, play_stream
+
+    if config.modality == "text" or as_json:
+        raise UsageError("--out - is for sound.", hint="Add --modality speech, and leave out --json.")
+    check_prompt(prompt)
+    session = open_session(model, device=device)
+    given, voice = read_prompt(session, prompt, tokenizer=tokenizer), open_vocoder(session, vocoder)
+    with _token_progress("generate", config.max_tokens) as on_token:
+        pieces = ContinuationStream(session, given, voice, config=config, on_token=on_token)
+        seconds = play_stream(sys.stdout.buffer, pieces, voice.sample_rate)
+    made = pieces.continued
+    assert made is not None
+    typer.echo(f"{seconds:.2f} s\t{len(made.units)} units\t{made.global_steps} global steps", err=True)
 
 
 def _drawing(greedy: bool, temperature: float, top_p: float, top_k: int | None, seed: int) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from lst.constants import DEFAULT_TOKENIZER
+
 if TYPE_CHECKING:
     from lst.config import StageConfig
 
@@ -20,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def tokenize_audio(
     directory: Path = typer.Argument(..., metavar="DIR", help="An audio manifest, made by lst ingest."),
     out: Path = typer.Option(..., help="Where the units go."),
-    tokenizer: str = typer.Option("mfcc-501", help="Name of a unit tokenizer, or the directory of one."),
+    tokenizer: str = typer.Option(DEFAULT_TOKENIZER, help="Name of a unit tokenizer, or the directory of one."),
     device: str = typer.Option("cpu", help="cpu or cuda (for HuBERT)."),
     workers: int = typer.Option(0, min=0, help="Processes (default: all cores); the result does not depend on it."),
     max_rejected: float = typer.Option(1.0, min=0.0, max=1.0, help="Fail if a larger share of rows is rejected."),
@@ -29,7 +31,7 @@ def tokenize_audio(
 ) -> None:
     """Turn audio into units: 25 per second, ids 0 to 500.
 
-    Example: lst tokenize-audio outputs/audio --out outputs/units --tokenizer mfcc-501 --workers 2
+    Example: lst tokenize-audio outputs/audio --out outputs/units --workers 2
     """
     import os
 

@@ -26,6 +26,7 @@ def vocode(
     ),
     out: Path = typer.Option(..., help="Where the sound files go."),
     vocoder: str = typer.Option(None, help="Name or directory (default: the one made for these units)."),
+    tokenizer: str = typer.Option("", help="Whose units they are, for a file that does not say: name or directory."),
     speaker: str = typer.Option("", help="Speaker, of a vocoder that has several."),
     style: str = typer.Option("", help="Style, of a vocoder that has several."),
     deduplicated: bool = typer.Option(False, "--deduplicated", help="The units have no repeats: predict durations."),
@@ -36,9 +37,10 @@ def vocode(
 ) -> None:
     """Turn units into sound: 16 kHz, 40 ms per unit, one WAV per row.
 
-    Example: lst vocode outputs/units --out outputs/waves --vocoder ridge-mfcc-501
+    Example: lst vocode outputs/units --out outputs/waves --vocoder griffin-lim
     """
     import os
+    from dataclasses import replace
 
     from lst.cli.common import print_manifest, stage_progress
     from lst.errors import UsageError
@@ -50,8 +52,13 @@ def vocode(
     values = {"vocoder": vocoder, "speaker": speaker, "style": style, "deduplicated": deduplicated}
     config = _config(VocodeConfig, values)
     if source.is_file() and source.name != "manifest.json":
-        made = vocode_list(read_units_file(source), out, config, force=force)
+        units = read_units_file(source)
+        if tokenizer and units.tokenizer not in ("", tokenizer):
+            raise UsageError(f"--tokenizer: {source} says that its units are those of {units.tokenizer}.")
+        made = vocode_list(replace(units, tokenizer=tokenizer or units.tokenizer), out, config, force=force)
     elif source.exists():
+        if tokenizer:
+            raise UsageError("--tokenizer is for a file of units: a manifest says whose they are.")
         with stage_progress("vocode") as progress:
             made = run(
                 load_manifest(source),

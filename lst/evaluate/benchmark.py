@@ -1,7 +1,7 @@
 """Benchmark items as a manifest: `lst.bench/1`, text as it is and speech as units of one tokenizer.
 
 The tokenizer's fingerprint travels with the units, so that a model trained on others refuses them
-(`lst.evaluate.handshake`). The content id covers every file that is read: the index and the audio, not their paths.
+(`Session.check_units`). The content id covers every file that is read: the index and the audio, not their paths.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lst.config import StageConfig
+from lst.constants import DEFAULT_TOKENIZER
 from lst.errors import LstError
 from lst.evaluate.kinds import BENCHMARKS, benchmark_named, kind_of
 from lst.evaluate.readers import Format, Source, SourceItem, read_source
@@ -43,7 +44,9 @@ class BenchmarkConfig(StageConfig):
 
     format: Format | Literal["auto"] = Field("auto", description="layout of the source; auto: by what is there")
     kind: str = Field("auto", description=f"{', '.join(BENCHMARKS)}; auto: as its card or its layout says")
-    tokenizer: str | None = Field("mfcc-501", description="unit tokenizer of the model to be tested; null: text only")
+    tokenizer: str | None = Field(
+        DEFAULT_TOKENIZER, description="unit tokenizer of the model to be tested; null: text only"
+    )
     min_units: int = Field(2, ge=1, description="shortest spoken prompt or ending, in units of 40 ms")
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from lst.audio import AudioError
 from lst.audio.rows import open_row_audio
 from lst.config import StageConfig
-from lst.constants import FRAME_RATE, SAMPLE_RATE
+from lst.constants import DEFAULT_TOKENIZER, FRAME_RATE, SAMPLE_RATE
 from lst.errors import LstError
 from lst.evaluate.disturbances import disturbances, unchanged
 from lst.evaluate.report import units_markdown
@@ -36,7 +36,7 @@ SEAM_S = 1.0
 class UnitsConfig(StageConfig):
     """What is measured, and on how much."""
 
-    tokenizer: str = Field(default="mfcc-501", description="Name of a unit tokenizer, or the directory of one.")
+    tokenizer: str = Field(default=DEFAULT_TOKENIZER, description="Name of a unit tokenizer, or the directory of one.")
     aligner: str = Field(default="pocketsphinx", description="finds the phones")
     minutes: float = Field(default=40.0, gt=0, description="aligned speech for the quality")
     disturbed_minutes: float = Field(default=10.0, gt=0, description="speech that is disturbed")

@@ -142,9 +142,9 @@ def measure_vocoder(
 
 
 def _chosen(units: Manifest, config: VocoderEvalConfig) -> str:
-    from lst.generate.voice import vocoder_for
+    from lst.vocoder import choose_vocoder
 
-    return vocoder_for(units.fingerprints.get("tokenizer", ""), config.vocoder)
+    return choose_vocoder(config.vocoder, units.fingerprints.get("tokenizer", ""), str(units.path))
 
 
 def _speak(vocoder: "Vocoder", utterances: list[list[int]]) -> tuple[list["Float"], dict[str, float]]:

@@ -58,10 +58,9 @@ def samples_spec(
     asr: Manifest, tts: Manifest, model: Manifest, pairs: Manifest, audio: Manifest, config: SamplesConfig
 ) -> StageSpec:
     """What `samples` would make. Raises LstError if there is no vocoder for the models' units."""
-    from lst.generate.voice import vocoder_for
-    from lst.vocoder import vocoder_fingerprint, vocoder_name
+    from lst.vocoder import choose_vocoder, vocoder_fingerprint, vocoder_name
 
-    vocoder = vocoder_for(model.fingerprints.get("tokenizer", ""), config.vocoder)
+    vocoder = choose_vocoder(config.vocoder, model.fingerprints.get("tokenizer", ""), str(model.path))
     inputs = {"asr": asr, "tts": tts, "model": model, "pairs": pairs, "audio": audio}
     return StageSpec(
         schema="lst.waves/1",

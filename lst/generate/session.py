@@ -121,14 +121,9 @@ class Session:
 
         `whose` begins the message: "The benchmark DIR".
         """
-        wanted = self.fingerprints.get("tokenizer", "")
-        if fingerprint == wanted:
-            return
-        raise LstError(
-            f"{whose} has units of tokenizer {asset_label(fingerprint)}, but the model {self.directory} was trained "
-            f"on those of {asset_label(wanted)}.",
-            hint="Make the units again with the model's tokenizer, or use a model trained on these.",
-        )
+        from lst.assets import check_units
+
+        check_units(fingerprint, self.fingerprints.get("tokenizer", ""), whose=whose, model=str(self.directory))
 
     def check_manifest(self, manifest: "Manifest", what: str) -> None:
         """`check_units` for a manifest that holds units (one without any passes)."""
@@ -174,14 +169,3 @@ def _find_int(config: Any, key: str) -> int:
             if found != DEFAULT_CONTEXT:
                 return found
     return DEFAULT_CONTEXT
-
-
-def asset_label(fingerprint: str) -> str:
-    """`mfcc-501 (3f2a9c…)` if an asset of this machine has that fingerprint."""
-    from lst.assets import find_by_fingerprint, read_card
-
-    if not fingerprint:
-        return "an unknown tokenizer"
-    directory = find_by_fingerprint(fingerprint, "tokenizer")
-    short = fingerprint[:12]
-    return f"{read_card(directory / 'card.json').name} ({short})" if directory is not None else f"fingerprint {short}"

@@ -5,14 +5,16 @@ continuation.txt    the text of the continuation
 continuation.wav    its speech; whole.wav: a spoken prompt's units and then the continuation, by the same vocoder
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
-from lst.generate.tasks import CONTINUE, Continued, continue_prompt, read_prompt
+from lst.generate.tasks import CONTINUE, ContinuationStream, Continued, check_prompt, continue_prompt, read_prompt
 from lst.manifest import (
     DirectoryResult,
     Manifest,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 JSON_FILE = "continuation.json"
+TEXT_FILE = "continuation.txt"
 
 
 def generate_continuation(
@@ -50,6 +53,7 @@ def generate_continuation(
     if `out` is something else.
     """
     manifest = load_manifest(model, "lst.model")
+    check_prompt(prompt)
     session = open_session(model, device=device)
     given = read_prompt(session, prompt, tokenizer=tokenizer)
     voice = None
@@ -78,35 +82,45 @@ def generate_continuation(
             count += 1
             report(count, config.max_tokens, "tokens")
 
-        made = continue_prompt(session, given, config=config, on_token=on_token)
+        rows: list[dict[str, Any]] = []
+        if voice is None:
+            made = continue_prompt(session, given, config=config, on_token=on_token)
+        else:
+            made, rows = _speak(directory, session, given, voice, config, on_token)
         report(config.max_tokens, config.max_tokens, "tokens")
-        return write_continuation(directory, made, voice, session)
+        names = [JSON_FILE, *(row["path"] for row in rows)]
+        write_json(directory / JSON_FILE, continuation_json(made, session))
+        if made.text:
+            names.append(TEXT_FILE)
+            write_atomic(directory / TEXT_FILE, made.text + "\n")
+        totals = {"units": len(made.units), "global_steps": made.global_steps, "text_characters": len(made.text)}
+        return DirectoryResult(artifacts=names, totals=totals, rows=rows)
 
     return build_directory(out, spec, make, force=force)
 
 
-def write_continuation(
-    directory: Path, made: Continued, voice: "Vocoder | None", session: Session, prefix: str = ""
-) -> DirectoryResult:
-    """Write a continuation's files into `directory`, their names beginning with `prefix`."""
-    names = [f"{prefix}{JSON_FILE}"]
-    rows: list[dict[str, Any]] = []
-    if made.text:
-        names.append(f"{prefix}continuation.txt")
-        write_atomic(directory / names[-1], made.text + "\n")
-    if voice is not None and len(made.units):
-        from lst.generate.voice import speak
+def _speak(
+    directory: Path,
+    session: Session,
+    given: str | NDArray[Any],
+    voice: "Vocoder",
+    config: GenerateConfig,
+    on_token: Callable[[int, int], None],
+) -> tuple[Continued, list[dict[str, Any]]]:
+    """Continue `given` and write the sound while units come. Rows of the sound files; none if there were no units."""
+    from lst.generate.voice import speak, write_stream
 
-        sounds = {"continuation": made.units}
-        if len(made.prompt_units):
-            sounds["whole"] = np.concatenate([made.prompt_units, made.units])
-        for name, units in sounds.items():
-            names.append(f"{prefix}{name}.wav")
-            seconds = speak(voice, units, directory / names[-1])
-            rows.append({"id": f"{prefix}{name}", "path": names[-1], "duration_s": seconds})
-    write_json(directory / names[0], continuation_json(made, session))
-    totals = {"units": len(made.units), "global_steps": made.global_steps, "text_characters": len(made.text)}
-    return DirectoryResult(artifacts=names, totals=totals, rows=rows)
+    pieces = ContinuationStream(session, given, voice, config=config, on_token=on_token)
+    name = "continuation" if isinstance(given, str) else "whole"
+    seconds = {name: write_stream(directory / f"{name}.wav", pieces, voice.sample_rate)}
+    made = pieces.continued
+    assert made is not None
+    if not len(made.units):
+        (directory / f"{name}.wav").unlink()
+        return made, []
+    if name == "whole":
+        seconds["continuation"] = speak(voice, made.units, directory / "continuation.wav")
+    return made, [{"id": each, "path": f"{each}.wav", "duration_s": seconds[each]} for each in sorted(seconds)]
 
 
 def continuation_json(made: Continued, session: Session) -> dict[str, Any]:

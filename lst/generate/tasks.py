@@ -188,10 +188,7 @@ class SpeechStream:
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         warn_unless_trained(self._session, "tts", self._warn)
-        units = self._units(synthesis_prompt(self._session, self._text))
-        first = next(units, None)  # a vocoder wants at least one unit
-        if first is not None:
-            yield from self._voice.stream(chain([first], units))
+        yield from _spoken(self._voice, [], self._units(synthesis_prompt(self._session, self._text)))
 
     def _units(self, prompt: Tokens) -> Iterator[int]:
         for made in stream(self._session, prompt, "speech", self._config):
@@ -252,6 +249,67 @@ def continue_prompt(
 
     A prompt that takes more than half of the model's context keeps its end only, whole patches of it.
     """
+    opened = _open(session, prompt, config)
+    (made,) = generate(session, [opened.document], opened.target, config, on_token=on_token)
+    return _continued(session, opened, made)
+
+
+class ContinuationStream:
+    """`continue_prompt` with a vocoder behind it: iterating gives pieces of the waveform while units are being made.
+
+    They are a spoken prompt's units and then those of the continuation; nothing, if the model goes on in text only.
+    `continued` is there when the last piece is. Raises as `continue_prompt`, on the first piece.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        prompt: str | NDArray[Any],
+        voice: "Vocoder",
+        *,
+        config: GenerateConfig = CONTINUE,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.continued: Continued | None = None
+        self._session, self._prompt, self._voice = session, prompt, voice
+        self._config, self._on_token = config, on_token
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        opened = _open(self._session, self._prompt, self._config)
+        yield from _spoken(self._voice, opened.units.tolist(), self._units(opened))
+
+    def _units(self, opened: "_Opened") -> Iterator[int]:
+        for made in stream(self._session, opened.document, opened.target, self._config):
+            if isinstance(made, Generation):
+                self.continued = _continued(self._session, opened, made)
+                return
+            if self._on_token is not None:
+                self._on_token(0, made)
+            if self._session.vocabulary.is_unit(made):
+                yield from map(int, self._session.decode_units(np.array([made])))
+
+
+def _spoken(voice: "Vocoder", before: Sequence[int], units: Iterator[int]) -> Iterator[NDArray[np.float32]]:
+    """The waveform of `before` and `units` in pieces, as they come; nothing if there are no `units`."""
+    first = next(units, None)
+    if first is not None:  # a vocoder wants at least one unit
+        yield from voice.stream(chain(before, [first], units))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A prompt, laid out: the ids of the document so far, the modality it goes on in, and what it came from."""
+
+    document: Tokens
+    target: Modality
+    modality: Modality
+    text: str
+    units: NDArray[np.uint16]
+    dropped: int
+
+
+def _open(session: Session, prompt: str | NDArray[Any], config: GenerateConfig) -> _Opened:
+    """Raises UsageError for an empty prompt."""
     modality: Modality = "text" if isinstance(prompt, str) else "speech"
     ids = session.encode_text(prompt.strip()) if isinstance(prompt, str) else session.encode_units(prompt)
     if len(ids) == 0:
@@ -262,8 +320,17 @@ def continue_prompt(
     if config.modality not in ("any", modality):
         target = "text" if config.modality == "text" else "speech"
         opens = [marker(target, session.vocabulary)]
-    document = np.concatenate(([marker(modality, session.vocabulary)], kept, opens)).astype(np.int32)
-    (made,) = generate(session, [document], target, config, on_token=on_token)
+    return _Opened(
+        document=np.concatenate(([marker(modality, session.vocabulary)], kept, opens)).astype(np.int32),
+        target=target,
+        modality=modality,
+        text=prompt.strip() if isinstance(prompt, str) else "",
+        units=np.empty(0, dtype=np.uint16) if isinstance(prompt, str) else np.asarray(prompt, dtype=np.uint16),
+        dropped=len(ids) - len(kept),
+    )
+
+
+def _continued(session: Session, opened: _Opened, made: Generation) -> Continued:
     spans = []
     for span in made.spans:
         if span.modality == "text":
@@ -271,15 +338,15 @@ def continue_prompt(
         else:
             spans.append({"modality": "speech", "units": session.decode_units(span.ids).tolist()})
     return Continued(
-        prompt_modality=modality,
-        prompt_units=np.empty(0, dtype=np.uint16) if isinstance(prompt, str) else np.asarray(prompt, dtype=np.uint16),
-        prompt_text=prompt.strip() if isinstance(prompt, str) else "",
+        prompt_modality=opened.modality,
+        prompt_units=opened.units,
+        prompt_text=opened.text,
         units=session.decode_units(made.ids("speech")),
         text=session.text.decode(made.ids("text").tolist()),
         spans=spans,
         stopped=made.stopped,
         global_steps=made.global_steps,
-        dropped=len(ids) - len(kept),
+        dropped=opened.dropped,
     )
 
 
@@ -287,6 +354,12 @@ def _latest(session: Session, ids: Tokens, modality: Modality) -> Tokens:
     step = session.patch_size if modality == "speech" else 1
     excess = -(-len(ids) // step) - session.context // 2
     return ids[excess * step :] if excess > 0 else ids
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise LstError if `prompt` names a sound file that is not there: no model has to be loaded to tell."""
+    if prompt.lower().endswith(AUDIO_SUFFIXES) and not Path(prompt).is_file():
+        raise LstError(f"{prompt} does not exist.", hint="Give a sound file, or the text itself.")
 
 
 def read_prompt(session: Session, prompt: str, *, tokenizer: str | None = None) -> str | NDArray[Any]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lst.errors import LstError
-from lst.generate.session import Session, asset_label
+from lst.generate.session import Session
 
 if TYPE_CHECKING:
     from lst.vocoder import Vocoder
@@ -16,28 +15,15 @@ if TYPE_CHECKING:
 Samples = NDArray[np.float32]
 
 
-def vocoder_for(tokenizer: str, name: str | None = None) -> str:
-    """`name`, or where a vocoder for units with the fingerprint `tokenizer` lies. Raises LstError if there is none."""
-    from lst.vocoder import find_vocoder
-
-    found = name or find_vocoder(tokenizer)
-    if found is None:
-        raise LstError(
-            f"No vocoder on this machine was made for units of the tokenizer {asset_label(tokenizer)}.",
-            hint="Fit one with lst train-vocoder, and give it with --vocoder.",
-        )
-    return str(found)
-
-
 def open_vocoder(session: Session, name: str | None = None) -> "Vocoder":
     """The vocoder `name`, or one on this machine that was made for the model's units.
 
     Raises LstError if there is none, or if `name` was made for other units.
     """
-    from lst.vocoder import load_vocoder
+    from lst.vocoder import choose_vocoder, load_vocoder
 
     tokenizer = session.fingerprints.get("tokenizer", "")
-    return load_vocoder(vocoder_for(tokenizer, name), tokenizer=tokenizer)
+    return load_vocoder(choose_vocoder(name, tokenizer, str(session.directory)), tokenizer=tokenizer)
 
 
 def write_sound(path: Path, samples: Samples, rate: int) -> float:

@@ -82,14 +82,14 @@ def hearing(
         return None
     if task == "tts":
         from lst.evaluate.judge import judge_installed
-        from lst.generate.voice import vocoder_for
+        from lst.vocoder import choose_vocoder
 
         if not judge_installed():
             raise LstError(
                 "valid_utterances asks for error rates of speech, and the judge is not installed.",
                 hint="Install lst's extra judge, or set valid_utterances=0.",
             )
-        vocoder_for(source.fingerprints.get("tokenizer", ""))
+        choose_vocoder(None, source.fingerprints.get("tokenizer", ""), str(source.path))
     return Hearing(task, source, config, text_tokenizer_of(source), unit_bpe, chosen).measure
 
 

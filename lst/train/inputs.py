@@ -141,11 +141,15 @@ def has_valid_rows(manifest: Manifest) -> bool:
 
 def check_fingerprints(model: Manifest, pairs: Manifest) -> None:
     """Raise LstError unless units and text of `pairs` come from the tokenizers `model` was trained with."""
-    for name, what in (("tokenizer", "unit tokenizer"), ("text_tokenizer", "text tokenizer")):
-        ours, theirs = model.fingerprints.get(name, ""), pairs.fingerprints.get(name, "")
-        if ours != theirs:
-            raise LstError(
-                f"{pairs.path} was made with another {what} ({theirs[:12] or 'none'}) than the model {model.path} "
-                f"({ours[:12] or 'none'}).",
-                hint=f"Make the data again with the model's {what}.",
-            )
+    from lst.assets import check_units
+
+    theirs, ours = (
+        (m.fingerprints.get("tokenizer", ""), m.fingerprints.get("text_tokenizer", "")) for m in (pairs, model)
+    )
+    check_units(theirs[0], ours[0], whose=f"The data {pairs.path}", model=str(model.path))
+    if theirs[1] != ours[1]:
+        raise LstError(
+            f"{pairs.path} was made with another text tokenizer ({theirs[1][:12] or 'none'}) than the model "
+            f"{model.path} ({ours[1][:12] or 'none'}).",
+            hint="Make the data again with the model's text tokenizer.",
+        )

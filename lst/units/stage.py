@@ -12,7 +12,7 @@ from pydantic import Field
 from lst.audio import AudioError, stream_audio
 from lst.audio.rows import open_row_audio, row_audio_path
 from lst.config import StageConfig
-from lst.constants import SAMPLE_RATE
+from lst.constants import DEFAULT_TOKENIZER, SAMPLE_RATE
 from lst.errors import LstError
 from lst.manifest import Manifest, Progress, Rejection, ShardResult, StageSpec, build_shards, load_manifest, read_table
 from lst.units.loading import identify_tokenizer, load_tokenizer
@@ -34,7 +34,7 @@ TOLERANCE_S = 0.04
 class TokenizeAudioConfig(StageConfig):
     """What turns audio into units."""
 
-    tokenizer: str = Field(default="mfcc-501", description="Name of a unit tokenizer, or the directory of one.")
+    tokenizer: str = Field(default=DEFAULT_TOKENIZER, description="Name of a unit tokenizer, or the directory of one.")
     device: Literal["cpu", "cuda"] = Field(
         default="cpu", description="Where a HuBERT runs; a GPU rounds otherwise than a CPU, so single units may differ."
     )

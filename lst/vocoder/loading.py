@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from lst.assets import all_cards, find_by_fingerprint, read_card, resolve_asset
-from lst.errors import LstError
+from lst.assets import all_cards, find_by_fingerprint, read_card, resolve_asset, tokenizer_label
+from lst.constants import DEFAULT_TOKENIZER
+from lst.errors import LstError, UsageError
 from lst.manifest import sha256_file, sha256_json
 from lst.vocoder.base import Vocoder
 
@@ -23,6 +24,9 @@ FILES = {
 
 
 Kind = Literal["ridge", "convnext", "hifigan"]
+
+GRIFFIN_LIM: Final = "griffin-lim"
+"""The name of a synthesiser: the linear vocoder made for the units at hand with it; `NAME:griffin-lim` names one."""
 
 
 class _Found(NamedTuple):
@@ -41,9 +45,9 @@ def load_vocoder(
 ) -> Vocoder:
     """A vocoder by the name of an asset (`ridge-mfcc-501`) or the directory that holds its files.
 
-    `griffin-lim` is the ridge vocoder with the other synthesiser. `tokenizer` is the fingerprint of the units it is to
-    speak, checked before its weights are loaded. `speaker` and `style` are for vocoders that have several. Raises
-    LstError if it is unknown, damaged, or made for other units.
+    A linear one whose name or directory ends in `:griffin-lim` speaks by that synthesiser. `tokenizer` is the
+    fingerprint of the units it is to speak, checked before its weights are loaded. `speaker` and `style` are for
+    vocoders that have several. Raises LstError if it is unknown, damaged, or made for other units.
     """
     found = _identify(name_or_path)
     if found.kind == "ridge":
@@ -89,12 +93,44 @@ def fingerprint_of(kind: str, digests: Mapping[str, str], waveform: str | None =
     return sha256_json({"version": CODE_VERSION, "kind": kind, "waveform": waveform, "files": dict(digests)})
 
 
-def find_vocoder(tokenizer_fingerprint: str) -> Path | None:
-    """The directory of a vocoder on this machine made for the units of this tokenizer, if there is one."""
-    for card, directory in all_cards().values():
-        if card.kind == "vocoder" and directory is not None and card.extra.get("tokenizer") == tokenizer_fingerprint:
-            return directory
-    return None
+def choose_vocoder(name: str | None, tokenizer: str, units: str = "") -> str:
+    """What `load_vocoder` takes: `name`, or the best vocoder on this machine for units of the tokenizer `tokenizer`.
+
+    `tokenizer` is a fingerprint, empty if nobody knows; `units` says in errors whose they are. The name `griffin-lim`
+    becomes the linear vocoder for these units with that synthesiser. Raises LstError if there is none, and UsageError
+    if it takes the tokenizer to tell.
+    """
+    if name is not None and name != GRIFFIN_LIM:
+        return name
+    if not tokenizer:
+        raise UsageError(
+            f"{units or 'Nothing'} does not say which tokenizer made its units.",
+            hint="Give the vocoder (--vocoder; lst assets list has those that are here).",
+        )
+    found = find_vocoder(tokenizer, linear=name == GRIFFIN_LIM)
+    if found is None:
+        raise LstError(
+            f"No {'linear ' if name else ''}vocoder on this machine was made for "
+            f"{f'the units of {units}' if units else 'units'} (tokenizer {tokenizer_label(tokenizer)}).",
+            hint="Fit one with lst train-vocoder, and give it with --vocoder.",
+        )
+    return f"{found}:{GRIFFIN_LIM}" if name else str(found)
+
+
+def find_vocoder(tokenizer_fingerprint: str, *, linear: bool = False) -> Path | None:
+    """The directory of the best vocoder on this machine made for the units of this tokenizer, if there is one.
+
+    Its card names the tokenizer's fingerprint as `tokenizer`. A network is better than a linear map (kind `ridge`),
+    among equals the first name is taken. `linear`: the best linear map.
+    """
+    found = [
+        (kind == "ridge", card.name, directory)
+        for card, directory in all_cards().values()
+        if card.kind == "vocoder" and directory is not None and card.extra.get("tokenizer") == tokenizer_fingerprint
+        for kind in [_kind(directory)]
+        if kind == "ridge" or not linear
+    ]
+    return min(found)[2] if found else None
 
 
 def check_handshake(vocoder: Vocoder, tokenizer_fingerprint: str) -> None:
@@ -110,7 +146,7 @@ def check_handshake(vocoder: Vocoder, tokenizer_fingerprint: str) -> None:
     if size is not None and vocoder.num_units not in (size, size - 1):
         raise LstError(
             f"The vocoder {vocoder.name} has {vocoder.num_units} units, but the tokenizer "
-            f"{_tokenizer_label(tokenizer_fingerprint)} has {size}.",
+            f"{tokenizer_label(tokenizer_fingerprint)} has {size}.",
             hint="They do not belong together: use the vocoder made for that tokenizer.",
         )
 
@@ -128,17 +164,10 @@ def _check_fingerprints(name: str, made_for: str, given: str) -> None:
         remedies.append(f"use --vocoder {read_card(other / 'card.json').name}")
     remedies.append("fit a vocoder on these units (lst train-vocoder)")
     raise LstError(
-        f"The vocoder {name} was made for units of the tokenizer {_tokenizer_label(made_for)}, "
-        f"but these are units of {_tokenizer_label(given) if given else 'an unknown tokenizer'}.",
+        f"The vocoder {name} was made for units of the tokenizer {tokenizer_label(made_for)}, "
+        f"but these are units of {tokenizer_label(given)}.",
         hint="Either " + ", or ".join(remedies) + ".",
     )
-
-
-def _tokenizer_label(fingerprint: str) -> str:
-    """Name and short fingerprint, or the latter alone where the tokenizer is not on this machine."""
-    directory = find_by_fingerprint(fingerprint, "tokenizer") if fingerprint else None
-    short = fingerprint[:12]
-    return short if directory is None else f"{read_card(directory / 'card.json').name} ({short})"
 
 
 def _tokenizer_size(fingerprint: str) -> int | None:
@@ -152,7 +181,14 @@ def _tokenizer_size(fingerprint: str) -> int | None:
 
 
 def _identify(name_or_path: str | Path) -> _Found:
-    path = Path(name_or_path)
+    if str(name_or_path) == GRIFFIN_LIM:
+        raise LstError(
+            f"{GRIFFIN_LIM} is a synthesiser, not a vocoder.",
+            hint=f"Name the linear vocoder that it is to serve: ridge-{DEFAULT_TOKENIZER}:{GRIFFIN_LIM}.",
+        )
+    plain = str(name_or_path).removesuffix(f":{GRIFFIN_LIM}")
+    waveform: Literal["griffin-lim"] | None = None if plain == str(name_or_path) else GRIFFIN_LIM
+    path = Path(plain)
     if path.is_file():
         raise LstError(f"{path} is a file.", hint=f"Give the directory of the vocoder: {path.parent}.")
     name, tokenizer = "", ""
@@ -160,17 +196,17 @@ def _identify(name_or_path: str | Path) -> _Found:
         directory = path  # as it was published: no card of ours
         name = path.resolve().name
     else:
-        directory = resolve_asset(name_or_path, "vocoder")
+        directory = resolve_asset(plain, "vocoder")
         card = read_card(directory / "card.json")
         name, tokenizer = card.name, str(card.extra.get("tokenizer", ""))
     kind = _kind(directory)
     missing = [file for file in FILES[kind] if not (directory / file).is_file()]
     if missing:
         raise LstError(f"{directory} lacks {', '.join(missing)}.", hint="Fit or fetch the vocoder again.")
-    waveform: Literal["griffin-lim"] | None = None
-    if str(name_or_path) == "griffin-lim":
-        waveform = "griffin-lim"
-        name = f"{name}:griffin-lim"
+    if waveform is not None:
+        if kind != "ridge":
+            raise LstError(f"The vocoder {name} makes its own waveform.", hint=f"Leave out :{GRIFFIN_LIM}.")
+        name = f"{name}:{GRIFFIN_LIM}"
     if kind == "ridge":
         from lst.vocoder.ridge import read_config
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from lst.config import StageConfig
 from lst.constants import SAMPLE_RATE
-from lst.errors import LstError, UsageError
+from lst.errors import LstError
 from lst.manifest import (
     DirectoryResult,
     Manifest,
@@ -28,7 +28,7 @@ from lst.manifest import (
     sha256_json,
 )
 from lst.vocoder.files import UnitList, wav_name, write_wav_pieces
-from lst.vocoder.loading import find_vocoder, load_vocoder, vocoder_fingerprint, vocoder_name
+from lst.vocoder.loading import choose_vocoder, load_vocoder, vocoder_fingerprint, vocoder_name
 
 if TYPE_CHECKING:
     from lst.vocoder.base import Float, Vocoder
@@ -107,7 +107,7 @@ def vocode_spec(units: Manifest, config: VocodeConfig) -> StageSpec:
             hint=f"Give the directory of a stage that made {', '.join(SOURCES[:-1])} or {SOURCES[-1]}.",
         )
     tokenizer = units.fingerprints.get("tokenizer", "")
-    vocoder = _chosen(config, tokenizer, str(units.path))
+    vocoder = choose_vocoder(config.vocoder, tokenizer, str(units.path))
     return StageSpec(
         schema=SCHEMA,
         stage="vocode",
@@ -136,7 +136,7 @@ def vocode(
     """
     spec = vocode_spec(units, config)
     tokenizer = units.fingerprints.get("tokenizer", "")
-    vocoder = _chosen(config, tokenizer, str(units.path))
+    vocoder = choose_vocoder(config.vocoder, tokenizer, str(units.path))
 
     def make(directory: Path) -> DirectoryResult:
         worker = _worker(spec, vocoder, tokenizer, config, directory, units=units.path)
@@ -155,7 +155,7 @@ def vocode(
 def vocode_list(units: UnitList, out: Path, config: VocodeConfig, *, force: bool = False) -> Manifest:
     """The same for the units of one file (`read_units_file`). Raises as `vocode`, and UsageError without a vocoder."""
     tokenizer = _fingerprint(units.tokenizer)
-    vocoder = _chosen(config, tokenizer, units.id)
+    vocoder = choose_vocoder(config.vocoder, tokenizer, units.id)
     fingerprints = {"vocoder": vocoder_fingerprint(vocoder)} | ({"tokenizer": tokenizer} if tokenizer else {})
     spec = StageSpec(
         schema=SCHEMA,
@@ -230,21 +230,6 @@ def _problem(units: list[int], num_units: int) -> tuple[str, str] | None:
     if wrong is not None:
         return "unit-out-of-range", f"unit {wrong} is outside 0 to {num_units - 1}, the units of the vocoder."
     return None
-
-
-def _chosen(config: VocodeConfig, tokenizer: str, what: str) -> str:
-    """The vocoder that is asked for, or the one on this machine made for the units of `tokenizer`."""
-    if config.vocoder is not None:
-        return config.vocoder
-    if not tokenizer:
-        raise UsageError(f"{what} does not say which tokenizer made its units.", hint="Give the vocoder: --vocoder.")
-    found = find_vocoder(tokenizer)
-    if found is None:
-        raise LstError(
-            f"No vocoder on this machine was made for the units of {what} (tokenizer {tokenizer[:12]}).",
-            hint="Fit one with lst train-vocoder, and give it with --vocoder.",
-        )
-    return str(found)
 
 
 def _fingerprint(tokenizer: str) -> str:

@@ -105,3 +105,36 @@ def test_wrong_usage_names_the_option(tts: Session, tmp_path: Path) -> None:
     missing = run("synthesize", "--model", tmp_path / "nowhere", "--text", "a", "--out", tmp_path / "x.wav")
     assert isinstance(missing.exception, LstError)
     assert "nowhere" in str(missing.exception)
+
+
+@pytest.mark.usefixtures("voice", "units")
+def test_a_continuation_goes_to_a_player(plain: Session, tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav", 0.4)
+    given = ("generate", "--model", plain.directory, "--prompt", tmp_path / "a.wav", "--out", "-", "--max-tokens", 12)
+    played = run(*given)
+    assert played.exit_code == 0
+    assert len(played.stdout_bytes) == 2 * 640 * (10 + 12)
+    assert "12 units" in played.stderr
+    for more in (("--json",), ("--modality", "text")):
+        assert isinstance(run(*given, *more).exception, UsageError)
+
+
+def test_what_is_missing_is_said_before_a_model_is_loaded(
+    plain: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("lst.generate.session.open_session", never)
+    monkeypatch.setattr("lst.generate.stage.open_session", never)
+    gone, model = tmp_path / "gone.wav", ("--model", plain.directory)
+    for arguments in (
+        ("transcribe", *model, gone),
+        ("generate", *model, "--prompt", gone, "--out", tmp_path / "out"),
+        ("generate", *model, "--prompt", gone, "--out", "-"),
+    ):
+        assert "gone.wav does not exist" in str(run(*arguments).exception)
+    (tmp_path / "file").write_text("")
+    below = run("synthesize", *model, "--text", "a", "--out", tmp_path / "file" / "sub" / "said.wav")
+    assert isinstance(below.exception, UsageError)
+    assert "file is a file, not a directory" in str(below.exception)

@@ -9,7 +9,7 @@ from lst.errors import UsageError
 from lst.generate.decoding import Generation, generate, stream
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session
-from lst.generate.tasks import SYNTHESIZE, SpeechStream, synthesize
+from lst.generate.tasks import SYNTHESIZE, ContinuationStream, SpeechStream, continue_prompt, synthesize
 from lst.generate.voice import play_stream
 from tests.generate.conftest import Beeper
 
@@ -56,6 +56,33 @@ def test_sound_leaves_while_units_are_made(tts: Session) -> None:
     assert pieces.speech.units.tolist() == expected.units.tolist()
     assert (pieces.speech.stopped, pieces.speech.global_steps) == (expected.stopped, expected.global_steps)
     assert np.array_equal(np.concatenate(sound), Beeper().synthesize(expected.units))
+
+
+@pytest.mark.parametrize("prompt", [np.arange(9, dtype=np.uint16), "the cat"], ids=["spoken", "written"])
+def test_a_continuation_is_heard_while_it_is_made(plain: Session, prompt: str | np.ndarray) -> None:
+    config = CONFIG.model_copy(update={"modality": "speech"})
+    expected = continue_prompt(plain, prompt, config=config)
+    drawn: list[int] = []
+    pieces = ContinuationStream(plain, prompt, Beeper(), config=config, on_token=lambda _, token: drawn.append(token))  # type: ignore[arg-type]
+    sound = []
+    before = 0 if isinstance(prompt, str) else len(prompt)
+    for number, piece in enumerate(pieces):
+        # The first unit is there before the prompt is spoken; then the vocoder's two units, and no more.
+        assert len(drawn) == min(12, max(1, number + 3 - before))
+        sound.append(piece)
+    assert pieces.continued is not None
+    assert pieces.continued.units.tolist() == expected.units.tolist()
+    assert pieces.continued.spans == expected.spans
+    heard = expected.units if isinstance(prompt, str) else np.concatenate([prompt, expected.units])
+    assert np.array_equal(np.concatenate(sound), Beeper().synthesize(heard))
+
+
+def test_without_units_a_continuation_is_silent(plain: Session) -> None:
+    config = CONFIG.model_copy(update={"modality": "text"})
+    pieces = ContinuationStream(plain, np.arange(9, dtype=np.uint16), Beeper(), config=config)  # type: ignore[arg-type]
+    assert list(pieces) == []
+    assert pieces.continued is not None
+    assert pieces.continued.text
 
 
 def test_pieces_go_to_a_player_as_they_come() -> None:

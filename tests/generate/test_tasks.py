@@ -198,6 +198,7 @@ def test_a_tokenizer_that_is_not_here_or_not_the_models(plain: Session, monkeypa
 
 def test_the_vocoder_is_the_one_made_for_the_units(plain: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     import lst.vocoder
+    from lst.vocoder import loading
 
     asked: list[tuple[str, str | None]] = []
 
@@ -206,10 +207,10 @@ def test_the_vocoder_is_the_one_made_for_the_units(plain: Session, monkeypatch: 
         return Beeper()
 
     monkeypatch.setattr(lst.vocoder, "load_vocoder", load)
-    monkeypatch.setattr(lst.vocoder, "find_vocoder", lambda tokenizer: Path("matching"))
+    monkeypatch.setattr(loading, "find_vocoder", lambda tokenizer, linear: Path("matching"))
     open_vocoder(plain)
     open_vocoder(plain, "mine")
     assert asked == [("matching", TOKENIZER), ("mine", TOKENIZER)]
-    monkeypatch.setattr(lst.vocoder, "find_vocoder", lambda tokenizer: None)
+    monkeypatch.setattr(loading, "find_vocoder", lambda tokenizer, linear: None)
     with pytest.raises(LstError, match=r"No vocoder.*tttttttttttt.*lst train-vocoder"):
         open_vocoder(plain)

@@ -1,6 +1,7 @@
 """Vocoders by name and path, damaged ones, and the handshake with the tokenizer."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lst.errors import LstError
-from lst.vocoder import check_handshake, find_vocoder, load_vocoder, vocoder_fingerprint, vocoder_name
+from lst.assets import cards
+from lst.constants import DEFAULT_TOKENIZER
+from lst.errors import LstError, UsageError
+from lst.units import tokenizer_fingerprint
+from lst.vocoder import (
+    check_handshake,
+    choose_vocoder,
+    find_vocoder,
+    load_vocoder,
+    vocoder_fingerprint,
+    vocoder_name,
+)
 from tests.vocoder.hifigan_reference import config, random_state, save_checkpoint
 from tests.vocoder.toys import TOKENIZER, save_ridge
 
@@ -25,22 +36,54 @@ def test_a_directory_loads_and_repeats(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples, load_vocoder(str(directory)).synthesize([1, 2, 3]))
 
 
-def test_the_embedded_vocoder_speaks_the_embedded_units() -> None:
-    from lst.units import tokenizer_fingerprint
-
-    wanted = tokenizer_fingerprint("mfcc-501")
-    vocoder = load_vocoder("ridge-mfcc-501", tokenizer=wanted)
+@pytest.mark.parametrize("tokenizer", ["mfcc-501", DEFAULT_TOKENIZER])
+@pytest.mark.parametrize("name", [None, "griffin-lim"])
+def test_each_embedded_tokenizer_has_its_vocoder_and_griffin_lim(tokenizer: str, name: str | None) -> None:
+    wanted = tokenizer_fingerprint(tokenizer)
+    chosen = choose_vocoder(name, wanted)
+    vocoder = load_vocoder(chosen, tokenizer=wanted)
+    assert vocoder.tokenizer_fingerprint == wanted
+    assert vocoder.name.endswith(":griffin-lim") == (name is not None)
+    assert vocoder_fingerprint(chosen) == vocoder.fingerprint
     samples = vocoder.synthesize(list(range(0, 500, 10)))
     assert samples.shape == (640 * 50,)
     assert 0.01 < np.abs(samples).max() < 1
-    found = find_vocoder(wanted)
-    assert found is not None
-    assert vocoder_fingerprint(found) == vocoder.fingerprint
-    assert find_vocoder("no such tokenizer") is None
+
+
+def test_a_network_that_is_dropped_in_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but its directory is needed: its card names the tokenizer."""
+    from tests.vocoder.test_convnext import save, toy
+
+    monkeypatch.setattr(cards, "EMBEDDED", tmp_path)
+    assert find_vocoder(TOKENIZER) is None
+    with pytest.raises(LstError, match=r"No vocoder .*the units of said\.json \(tokenizer fingerprint abababababab\)"):
+        choose_vocoder(None, TOKENIZER, "said.json")
+    ridge = save_ridge(tmp_path / "ridge")
+    save_ridge(tmp_path / "another", tokenizer="cd" * 32)
+    assert choose_vocoder(None, TOKENIZER) == str(ridge)
+    network = save(tmp_path / "vocoder", toy())
+    assert find_vocoder(TOKENIZER) == network
+    assert find_vocoder(TOKENIZER, linear=True) == ridge
+    assert load_vocoder(choose_vocoder("griffin-lim", TOKENIZER)).name == "toy-ridge:griffin-lim"
+    assert choose_vocoder("mine", TOKENIZER) == "mine"
+    shutil.rmtree(ridge)
+    with pytest.raises(LstError, match="No linear vocoder"):
+        choose_vocoder("griffin-lim", TOKENIZER)
+    with pytest.raises(LstError, match="makes its own waveform"):
+        load_vocoder(f"{network}:griffin-lim")
+
+
+def test_without_a_tokenizer_nothing_is_chosen() -> None:
+    for name in (None, "griffin-lim"):
+        with pytest.raises(UsageError, match=r"said\.txt does not say which tokenizer made its units.*--vocoder"):
+            choose_vocoder(name, "", "said.txt")
+    assert choose_vocoder("mine", "", "said.txt") == "mine"
+    with pytest.raises(LstError, match=r"a synthesiser, not a vocoder.*:griffin-lim"):
+        load_vocoder("griffin-lim")
 
 
 def test_griffin_lim_is_the_same_vocoder_with_another_voice_box() -> None:
-    plain, other = load_vocoder("ridge-mfcc-501"), load_vocoder("griffin-lim")
+    plain, other = load_vocoder("ridge-mfcc-501"), load_vocoder("ridge-mfcc-501:griffin-lim")
     assert other.name == "ridge-mfcc-501:griffin-lim"
     assert other.fingerprint != plain.fingerprint
     assert other.tokenizer_fingerprint == plain.tokenizer_fingerprint
@@ -53,7 +96,7 @@ def test_units_of_another_tokenizer_are_refused_by_name() -> None:
     check_handshake(vocoder, vocoder.tokenizer_fingerprint)
     expected = (
         r"vocoder ridge-mfcc-501 was made for units of the tokenizer mfcc-501 \([0-9a-f]{12}\), but these are units of "
-        r"cdcdcdcdcdcd\. Either tokenize the audio with mfcc-501 .*or fit a vocoder on these units \(lst train-vocoder"
+        r"fingerprint cdcdcdcdcdcd\. Either tokenize the audio with mfcc-501 .*or fit a vocoder on these units"
     )
     with pytest.raises(LstError, match=expected):
         check_handshake(vocoder, "cd" * 32)
@@ -64,8 +107,6 @@ def test_units_of_another_tokenizer_are_refused_by_name() -> None:
 
 
 def test_the_remedy_names_the_vocoder_that_fits(tmp_path: Path) -> None:
-    from lst.units import tokenizer_fingerprint
-
     with pytest.raises(LstError, match="use --vocoder ridge-mfcc-501"):
         load_vocoder(save_ridge(tmp_path / "ridge"), tokenizer=tokenizer_fingerprint("mfcc-501"))
 
@@ -86,7 +127,7 @@ def test_a_hifigan_may_name_its_tokenizer_in_a_card(tmp_path: Path) -> None:
     }
     (directory / "card.json").write_text(json.dumps(card))
     assert load_vocoder(directory, tokenizer=TOKENIZER).name == "carded"
-    with pytest.raises(LstError, match="carded was made for units of the tokenizer abababababab"):
+    with pytest.raises(LstError, match="carded was made for units of the tokenizer fingerprint abababababab"):
         load_vocoder(directory, tokenizer="cd" * 32)
 
 

@@ -12,9 +12,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from lst.cli import vocode as commands
+from lst.constants import DEFAULT_TOKENIZER
 from lst.errors import LstError, UsageError
 from lst.manifest import Manifest, iter_rows, load_manifest
 from lst.manifest.inspect import verify_manifest
+from lst.units import tokenizer_fingerprint
 from lst.vocoder import load_vocoder
 from lst.vocoder import stage as stage_module
 from lst.vocoder.files import UnitList
@@ -125,8 +127,6 @@ def test_rows_that_cannot_be_spoken_are_counted(toy: str, tmp_path: Path) -> Non
 
 
 def test_the_default_is_the_vocoder_made_for_the_units(units: Manifest, toy: str, tmp_path: Path) -> None:
-    from lst.units import tokenizer_fingerprint
-
     known = units_manifest(tmp_path / "known", {"a": [17, 17, 402]}, tokenizer=tokenizer_fingerprint("mfcc-501"))
     assert vocode_spec(known, VocodeConfig()).config["vocoder"] == "ridge-mfcc-501"
     with pytest.raises(LstError, match=r"No vocoder on this machine was made for the units of .*lst train-vocoder"):
@@ -183,13 +183,19 @@ def test_command_for_a_file_of_units(tmp_path: Path, toy: str) -> None:
     assert isinstance(unnamed.exception, UsageError)
     assert "does not say which tokenizer" in str(unnamed.exception)
     assert run("vocode", text, "--out", tmp_path / "c", "--vocoder", toy).exit_code == 0
+    for name, tokenizer in (("e", "mfcc"), ("f", DEFAULT_TOKENIZER)):
+        assert run("vocode", text, "--out", tmp_path / name, "--tokenizer", tokenizer).exit_code == 0
+        assert load_manifest(tmp_path / name).fingerprints["tokenizer"] == tokenizer_fingerprint(tokenizer)
+    wrong = run("vocode", file, "--out", tmp_path / "g", "--tokenizer", DEFAULT_TOKENIZER)
+    assert isinstance(wrong.exception, UsageError)
+    assert "are those of mfcc-501" in str(wrong.exception)
     for content, message in (("", "no units"), ("1 12", "unit 12 is outside 0 to 11")):
         text.write_text(content)
         wrong = run("vocode", text, "--out", tmp_path / "d", "--vocoder", toy)
         assert isinstance(wrong.exception, LstError)
         assert message in str(wrong.exception)
-    foreign = run("vocode", file, "--out", tmp_path / "e", "--vocoder", toy)
-    assert "toy-ridge was made for units of the tokenizer abababababab" in str(foreign.exception)
+    foreign = run("vocode", file, "--out", tmp_path / "h", "--vocoder", toy)
+    assert "toy-ridge was made for units of the tokenizer fingerprint abababababab" in str(foreign.exception)
     assert isinstance(run("vocode", tmp_path / "nowhere", "--out", tmp_path / "f").exception, UsageError)
 
 
