@@ -68,7 +68,7 @@ def read_units_file(path: Path) -> UnitList:
     """Units of one utterance from a text file or from JSON.
 
     Text: whole numbers, separated by spaces, commas or lines. JSON: a list, or an object such as
-    `{"units": [17, 17, 402], "tokenizer": "mfcc-501"}`, where `tokenizer` may be a name or a fingerprint. Raises
+    `{"units": [17, 17, 402], "tokenizer": "hubert-nano-25hz-501"}`, where `tokenizer` may be a name or a fingerprint. Raises
     LstError that says where the file is wrong.
     """
     try:
@@ -92,7 +92,7 @@ def read_units_file(path: Path) -> UnitList:
 
 
 def _from_json(path: Path, text: str) -> UnitList:
-    form = 'The form is {"units": [17, 17, 402], "tokenizer": "mfcc-501"}.'
+    form = 'The form is {"units": [17, 17, 402], "tokenizer": "hubert-nano-25hz-501"}.'
     try:
         body: Any = json.loads(text)
     except ValueError as error:

@@ -29,7 +29,7 @@ stages:
     valid_rows: 2
   finetune-asr: {stage: finetune, task: asr, FINETUNE}
   finetune-tts: {stage: finetune, task: tts, FINETUNE}
-  storycloze-data: {stage: import-benchmark, source: cloze}
+  storycloze-data: {stage: import-benchmark, source: cloze, tokenizer: mfcc-501}
   eval-storycloze: {inputs: {bench: storycloze-data}}
   eval-losses: {}
   samples: {recordings: 1, speech: {max_tokens: 12}, max_text_tokens: 4}
