@@ -68,8 +68,8 @@ def read_units_file(path: Path) -> UnitList:
     """Units of one utterance from a text file or from JSON.
 
     Text: whole numbers, separated by spaces, commas or lines. JSON: a list, or an object such as
-    `{"units": [17, 17, 402], "tokenizer": "hubert-nano-25hz-501"}`, where `tokenizer` may be a name or a fingerprint. Raises
-    LstError that says where the file is wrong.
+    `{"units": [17, 17, 402], "tokenizer": "hubert-nano-25hz-501"}`, where `tokenizer` may be a name or a fingerprint.
+    Raises LstError that says where the file is wrong.
     """
     try:
         text = path.read_text(encoding="utf-8")

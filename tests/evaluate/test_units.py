@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lst.constants import SAMPLE_RATE
+from lst.constants import DEFAULT_TOKENIZER, SAMPLE_RATE
 from lst.errors import LstError, UsageError
 from lst.evaluate.disturbances import disturbances, unchanged
 from lst.evaluate.units import UnitsConfig, measure_units, units
@@ -90,7 +90,7 @@ def test_the_command_line(speech: Manifest, tmp_path: Path) -> None:
     arguments = ["eval", "units", str(speech.path), "--minutes", "0.5", "--disturbed-minutes", "0.05"]
     shown = run(*arguments, "--json")
     assert shown.exit_code == 0, shown.exception
-    assert json.loads(shown.stdout)["tokenizer"] == "mfcc-501"
+    assert json.loads(shown.stdout)["tokenizer"] == DEFAULT_TOKENIZER
     assert "PNMI" in run(*arguments, "--out", tmp_path / "kept").stdout
     assert (tmp_path / "kept" / "summary.json").is_file()
     assert isinstance(run(*arguments[:3], "--minutes", "-1").exception, UsageError)

@@ -30,7 +30,7 @@ def shard_bytes(manifest: Manifest) -> list[bytes]:
 
 
 def test_units_of_every_row(audio: Manifest, tmp_path: Path) -> None:
-    made = tokenize_audio(audio, tmp_path / "units", TokenizeAudioConfig())
+    made = tokenize_audio(audio, tmp_path / "units", TokenizeAudioConfig(tokenizer="mfcc"))
     rows = list(iter_rows(made))
     tokenizer = load_tokenizer("mfcc-501")
     assert [row["id"] for row in rows] == [f"test/r{index}.wav#0" for index in range(5)]
@@ -53,7 +53,7 @@ def test_units_of_every_row(audio: Manifest, tmp_path: Path) -> None:
 def test_workers_and_interruptions_do_not_change_a_byte(
     audio: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = TokenizeAudioConfig()
+    config = TokenizeAudioConfig(tokenizer="mfcc")
     alone = tokenize_audio(audio, tmp_path / "one", config)
     parallel = tokenize_audio(audio, tmp_path / "two", config, workers=2)
     assert shard_bytes(parallel) == shard_bytes(alone)
@@ -117,9 +117,9 @@ def test_bad_rows_are_rejected_with_reasons(tmp_path: Path) -> None:
 
 
 def test_long_rows_are_encoded_in_pieces(audio: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tokenize_audio(audio, tmp_path / "whole", TokenizeAudioConfig())
+    whole = tokenize_audio(audio, tmp_path / "whole", TokenizeAudioConfig(tokenizer="mfcc"))
     monkeypatch.setattr(stage_module, "LONG_S", 1.2)
-    pieces = tokenize_audio(audio, tmp_path / "pieces", TokenizeAudioConfig())
+    pieces = tokenize_audio(audio, tmp_path / "pieces", TokenizeAudioConfig(tokenizer="mfcc"))
     assert shard_bytes(pieces) == shard_bytes(whole)
 
 
