@@ -51,7 +51,7 @@ def pretrain(
     from lst.train.stage import pretrain as run
 
     _check_resume(resume)
-    options = load_pretrain_options(config, changes or [])
+    options = load_pretrain_options(config, changes or [], warm_start=warm_start)
     if dry_run:
         _print_plan(plan_of(options, processes=processes), as_json)
         return
@@ -66,7 +66,6 @@ def pretrain(
             force=force,
             resume=resume,  # type: ignore[arg-type]
             wandb_project=wandb,
-            warm_start=warm_start,
         )
     _print(manifest, as_json)
 

@@ -24,6 +24,8 @@ class StageKind:
     inputs: dict[str, str] = field(default_factory=dict)
     needs_source: bool = False
     """Reads a path outside the run (`source:` in the recipe) instead of another stage."""
+    paths: tuple[str, ...] = ()
+    """Settings that are paths: in a recipe they are relative to it."""
     title: str = ""
 
     @property
@@ -69,6 +71,7 @@ KINDS: dict[str, StageKind] = {
         "pretrain_spec",
         "pretrain",
         {"pairs": "interleave", "text": "tokenize-text"},
+        paths=("warm_start",),
     ),
     "finetune": StageKind(
         "lst.train.finetune",

@@ -222,6 +222,9 @@ def _stage_node(path: Path, name: str, settings: Any, seed: Any, stages: Mapping
     own = {key: value for key, value in settings.items() if key not in STAGE_KEYS}
     if seed is not None and "seed" in kind.config.model_fields:
         own.setdefault("seed", seed)
+    for key in kind.paths:
+        if isinstance(own.get(key), str):
+            own[key] = str(path.parent / own[key])
     return StageNode(
         name=name,
         kind_name=kind_name,

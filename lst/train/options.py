@@ -14,6 +14,9 @@ from lst.train.stage import PretrainConfig, model_config_of
 
 C = TypeVar("C", bound=StageConfig)
 
+PATHS = ("pairs", "text", "warm_start")
+"""Keys of the file that name directories."""
+
 PAPER_TEXT_SIZE = 32_000
 """Pieces of Llama-2's tokenizer: assumed for a plan without data."""
 
@@ -37,22 +40,24 @@ def _open(directory: Path | None, key: str) -> Manifest:
     return load_manifest(directory, f"lst.{key}")
 
 
-def load_pretrain_options(file: Path, changes: Sequence[str]) -> PretrainOptions:
+def load_pretrain_options(file: Path, changes: Sequence[str], *, warm_start: Path | None = None) -> PretrainOptions:
     """Read the YAML `file` and apply KEY=VALUE `changes`.
 
-    Directories in the file are relative to it, those among the changes to the current directory. Raises LstError for a
+    Directories in the file are relative to it, those among the changes to the current directory. `warm_start` replaces
+    the file's. Raises LstError for a
     key that does not exist or a value that does not fit.
     """
     body = read_yaml(file)
-    paths = {key: _path(file.parent, body.pop(key)) for key in ("pairs", "text") if body.get(key) is not None}
+    paths = {key: _path(file.parent, body.pop(key)) for key in PATHS if body.get(key) is not None}
     left = []
     for change in changes:
         key, value = parse_override(change)
-        if key in ("pairs", "text"):
+        if key in PATHS:
             paths[key] = Path(str(value))
         else:
             left.append(change)
     config = settings_of(PretrainConfig, body, left, str(file))
+    config = config.model_copy(update={"warm_start": warm_start or paths.get("warm_start")})
     return PretrainOptions(paths.get("pairs"), paths.get("text"), config)
 
 

@@ -65,11 +65,18 @@ class PretrainConfig(TrainerConfig):
     mixture: MixtureConfig = Field(MixtureConfig(), description="shares of speech and text")
     spans: SpanConfig = Field(SpanConfig(), description="lengths of interleaved spans")  # type: ignore[call-arg]
     unit_bpe_size: int = Field(1000, ge=502, description="pieces of the unit BPE, for patching.mode bpe")
+    warm_start: Path | None = Field(
+        None, description="directory of a text model of Llama's architecture that the global transformer begins as"
+    )
 
     @model_validator(mode="after")
     def _model_fits(self) -> "PretrainConfig":
         model_config_of(self, text_size=1)  # an impossible model is a mistake in the recipe, found before any data
         return self
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings that determine the result. Of a text model that is its hash (`pretrain_spec`), not its place."""
+        return {key: value for key, value in super().as_json().items() if key != "warm_start"}
 
 
 def model_config_of(config: PretrainConfig, *, text_size: int, num_units: int = 501) -> LSTConfig:
@@ -89,9 +96,7 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def pretrain_spec(
-    pairs: Manifest, text: Manifest, config: PretrainConfig, *, warm_start: Path | None = None
-) -> StageSpec:
+def pretrain_spec(pairs: Manifest, text: Manifest, config: PretrainConfig) -> StageSpec:
     """What `pretrain` would make."""
     for manifest, schema in ((pairs, "lst.pairs"), (text, "lst.text")):
         if parse_schema(manifest.schema)[0] != schema:
@@ -107,7 +112,7 @@ def pretrain_spec(
         inputs={"pairs": pairs, "text": text},
         fingerprints=dict(pairs.fingerprints),
         provenance=merge_provenance(pairs.provenance, text.provenance),
-        files={} if warm_start is None else {"warm_start": _text_model_fingerprint(warm_start)},
+        files={} if config.warm_start is None else {"warm_start": _text_model_fingerprint(config.warm_start)},
     )
 
 
@@ -128,19 +133,17 @@ def pretrain(
     force: bool = False,
     resume: Literal["auto", "never"] = "auto",
     wandb_project: str | None = None,
-    warm_start: Path | None = None,
 ) -> Manifest:
     """Train a model and commit it at `out`. Started by torchrun, all its processes train together.
 
-    `warm_start`: the directory of a text model of Llama's architecture that the global transformer begins as.
     A run that was stopped or killed goes on from its last checkpoint when this is called again, and ends with the same
     weights as if nothing had happened; with `resume="never"` it starts over. `workers` changes nothing: training uses
     torch's threads. Raises `TrainingStopped` after a stop signal, and LstError as `lst.train.engine.train` does.
     """
-    spec = pretrain_spec(pairs, text, config, warm_start=warm_start)
+    spec = pretrain_spec(pairs, text, config)
 
     def make(partial: Path) -> DirectoryResult:
-        return _train(partial, pairs, text, config, progress, wandb_project, warm_start)
+        return _train(partial, pairs, text, config, progress, wandb_project)
 
     return build_together(out, spec, make, force=force, fresh=resume == "never")
 
@@ -152,7 +155,6 @@ def _train(
     config: PretrainConfig,
     progress: Progress | None,
     wandb_project: str | None,
-    warm_start: Path | None,
 ) -> DirectoryResult:
     from lst.data.loader import vocabulary_of
     from lst.train.engine import TrainingJob, train
@@ -164,10 +166,10 @@ def _train(
     num_units = unit_bpe.size if unit_bpe is not None else 501
     vocabulary = vocabulary_of(pairs, num_units=num_units)
     model_config = model_config_of(config, text_size=vocabulary.text_size, num_units=num_units)
-    if warm_start is not None:
+    if config.warm_start is not None:
         from lst.model.llama import check_shape
 
-        check_shape(warm_start, model_config)
+        check_shape(config.warm_start, model_config)
     data = DataSpec(
         pairs=pairs if config.mixture.speech else None,
         text=text if config.mixture.text else None,
@@ -182,7 +184,7 @@ def _train(
     job = TrainingJob(
         directory=partial,
         config=config,
-        build_model=lambda: _first_model(model_config, config.seed, warm_start),
+        build_model=lambda: _first_model(model_config, config.seed, config.warm_start),
         open_stream=data.open(count_flops),
         open_valid=lambda rank, world: data.valid(rank, world, VALID_SETS),
         count_flops=count_flops,

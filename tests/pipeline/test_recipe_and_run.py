@@ -156,7 +156,16 @@ def test_settings_are_repeated_by_yaml_s_own_means(tmp_path: Path) -> None:
         load_recipe(tmp_path / "toy.yaml")
 
 
-@pytest.mark.parametrize("name", ["demo", "nano-patchings"])
+def test_a_setting_that_is_a_path_is_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    shipped = (Path(__file__).parents[2] / "recipes" / "demo.yaml").read_text(encoding="utf-8")
+    (tmp_path / "warm.yaml").write_text(shipped.replace("  pretrain:\n", "  pretrain:\n    warm_start: text/model\n"))
+    config = load_recipe(tmp_path / "warm.yaml").stages["pretrain"].config
+    assert config.warm_start == tmp_path / "text/model"  # type: ignore[attr-defined]
+    assert "warm_start" not in config.as_json()
+
+
+@pytest.mark.parametrize("name", ["demo", "nano-patchings", "nano-variants"])
 def test_the_recipes_that_ship_are_sound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     recipe = load_recipe(Path(__file__).parents[2] / "recipes" / f"{name}.yaml")

@@ -62,6 +62,15 @@ def test_changes_on_the_command_line(tmp_path: Path) -> None:
         options(tmp_path, "seed: 3", "seed")
 
 
+def test_the_text_model_to_begin_as_is_found_like_the_data(tmp_path: Path) -> None:
+    file = tmp_path / "pretrain.yaml"
+    file.write_text("warm_start: llama\n", encoding="utf-8")
+    assert load_pretrain_options(file, []).config.warm_start == tmp_path / "llama"
+    assert load_pretrain_options(file, ["warm_start=other"]).config.warm_start == Path("other")
+    assert load_pretrain_options(file, [], warm_start=Path("third")).config.warm_start == Path("third")
+    assert options(tmp_path, "seed: 3").warm_start is None
+
+
 def test_directories_are_relative_to_the_file_or_to_the_caller(tmp_path: Path) -> None:
     file = tmp_path / "pretrain.yaml"
     file.write_text("pairs: here/pairs\ntext: here/text\n", encoding="utf-8")

@@ -199,14 +199,18 @@ def test_pretraining_begins_as_a_text_model(data: tuple[Manifest, Manifest], tmp
         "budget": {"amount": 1},
         "optimizer": {"lr": 1e-9, "warmup_steps": 0, "weight_decay": 0.0},
     }
-    config = settings_of(PretrainConfig, settings, [], "")
-    made = pretrain(*data, tmp_path / "model", config, warm_start=tmp_path / "text")
+    plain = settings_of(PretrainConfig, settings, [], "")
+    config = plain.model_copy(update={"warm_start": tmp_path / "text"})
+    made = pretrain(*data, tmp_path / "model", config)
     expected = llama(tmp_path / "again", vocab_size=text_tokenizer_of(data[0]).vocab_size).state_dict()
     found = load_model(made.path).model.global_transformer.state_dict()
     np.testing.assert_allclose(
         found["layers.2.attention.out.weight"], expected["model.layers.2.self_attn.o_proj.weight"], atol=1e-6
     )
-    assert made.id != pretrain_spec(*data, config).id
+    assert made.id != pretrain_spec(*data, plain).id
+    (tmp_path / "text").rename(tmp_path / "moved")
+    config = config.model_copy(update={"warm_start": tmp_path / "moved"})
+    assert made.id == pretrain_spec(*data, config).id
     wrong = config.model_copy(update={"model": config.model.model_copy(update={"overrides": {}})})
     with pytest.raises(LstError, match=r"Set model\.overrides to"):
-        pretrain(*data, tmp_path / "wrong", wrong, warm_start=tmp_path / "text")
+        pretrain(*data, tmp_path / "wrong", wrong)
