@@ -11,6 +11,12 @@ class NetworkConfig(StageConfig):
     """Sizes of the network. The defaults make 5.1 M parameters."""
 
     mel_bands: int = Field(default=80, ge=8, le=128)
+    floor_db: float | None = Field(
+        default=None, gt=0, description="sound so far below the speech is not heard, so noise that weak changes little"
+    )
+    detail_channels: int = Field(
+        default=0, ge=0, description="of two convolutions over time and frequency beside the stacked log-mel; 0: none"
+    )
     dim: int = Field(default=256, ge=8)
     layers: int = Field(default=6, ge=1, le=48)
     heads: int = Field(default=4, ge=1)
@@ -47,7 +53,14 @@ class PretrainConfig(StageConfig):
     unmasked_weight: float = Field(
         default=10.0, ge=0, description="of the mean loss on frames that are not masked, beside that on masked ones"
     )
-    disturb: bool = Field(default=True, description="noise, gain, colour, band limit and speed in what is heard")
+    phone_loss: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of finding the phone (any of its clusters), beside finding the cluster, where it is known",
+    )
+    disturb: bool = Field(
+        default=True, description="noise, gain, colour, band limit, speed and vocal tract length in what is heard"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="of matrix products; bfloat16 doubles the speed where the processor has it"
     )
@@ -69,11 +82,16 @@ class HubertConfig(StageConfig):
         default=None, ge=1, description="layer of the teacher; empty: its own or the last"
     )
     layer: int | None = Field(default=None, ge=1, description="layer whose features become units; empty: the last")
-    units_from: Literal["features", "prediction"] = Field(
+    units_from: Literal["features", "prediction", "phones"] = Field(
         default="features",
         description="features: k-means on those of `layer`. prediction: the cluster that the network predicts, which "
-        "stands noise better",
+        "stands noise better. phones: a linear map of the last layer that tells most of the phone",
     )
+    stability: float = Field(
+        default=0.05, ge=0, description="units_from phones: weight of giving the same units under noise"
+    )
+    head_steps: int = Field(default=400, ge=1, description="units_from phones: steps of fitting the map")
+    head_frames: int = Field(default=200_000, ge=1, description="units_from phones: frames that it is fitted on")
     discriminants: int = Field(
         default=0,
         ge=0,
@@ -86,6 +104,9 @@ class HubertConfig(StageConfig):
         description="how much the phones of aligned frames count in the targets of teachers, in deviations within a "
         "phone; 0: only the features",
     )
+    silence_clusters: int = Field(
+        default=0, ge=0, description="at most so many clusters of silence, with `phone_weight`; 0: as many as come"
+    )
     aligner: str = Field(default="pocketsphinx", description="finds the phones")
     phones_hours: float = Field(default=1.25, gt=0, description="transcribed audio that is aligned, drawn at random")
     fit_hours: float = Field(default=3.0, gt=0, description="audio that clusters are fitted on, drawn at random")
@@ -93,8 +114,22 @@ class HubertConfig(StageConfig):
     network: NetworkConfig = NetworkConfig()
     training: PretrainConfig = PretrainConfig()
 
+    @property
+    def validates_phones(self) -> bool:
+        """Whether phones of the validation audio are wanted."""
+        return bool(self.training.phone_loss and self.phone_weight)
+
+    @model_validator(mode="after")
+    def _phone_loss_needs_clusters_of_phones(self) -> "HubertConfig":
+        needs = self.training.phone_loss or self.silence_clusters or self.units_from == "phones"
+        if needs and not self.phone_weight:
+            raise ValueError(
+                "training.phone_loss, silence_clusters and units_from phones need clusters of phones: set phone_weight"
+            )
+        return self
+
     @model_validator(mode="after")
     def _prediction_is_of_the_last_layer(self) -> "HubertConfig":
-        if self.units_from == "prediction" and self.layer not in (None, self.network.layers):
-            raise ValueError("units_from prediction takes the last layer: leave `layer` out")
+        if self.units_from != "features" and self.layer not in (None, self.network.layers):
+            raise ValueError(f"units_from {self.units_from} takes the last layer: leave `layer` out")
         return self

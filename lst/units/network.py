@@ -48,6 +48,28 @@ class LocalBias(AttentionBias):
         return torch.ones((q_len, k_len), device=device, dtype=dtype).tril(self.reach).triu(-self.reach).log()
 
 
+class Detail(nn.Module):
+    """(B, 4 T, bands) log-mel -> (B, T, 4 bands) what two convolutions over time and frequency find.
+
+    The same filters at all frequencies: formants that are shifted look alike. It begins as nothing, so it can be added
+    to a network that was trained without.
+    """
+
+    def __init__(self, bands: int, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.proj = nn.Linear(channels * -(-bands // STACK), STACK * bands)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """See the class."""
+        found = functional.gelu(self.second(functional.gelu(self.first(log_mel[:, None]))))
+        projected: Tensor = self.proj(found.transpose(1, 2).flatten(2))
+        return projected
+
+
 class HubertNetwork(nn.Module):
     """`features` for its users, `logits` for training."""
 
@@ -75,7 +97,8 @@ class HubertNetwork(nn.Module):
                 norm_order=TransformerNormOrder.PRE,
             )
         )
-        self.log_mel = LogMel(config.mel_bands)
+        self.log_mel = LogMel(config.mel_bands, config.floor_db)
+        self.detail = Detail(config.mel_bands, config.detail_channels) if config.detail_channels else None
         self.frontend = factory.create_encoder_frontend()
         self.frontend.post_extract_layer_norm = nn.Identity()  # type: ignore[assignment]
         self.encoder = factory.create_encoder()
@@ -86,18 +109,26 @@ class HubertNetwork(nn.Module):
         self.final_proj = nn.Linear(config.dim, config.dim)
         self.label_embs = nn.Parameter(0.1 * torch.randn(config.clusters, config.dim))
 
-    def features(self, samples: Tensor, layer: int | None = None) -> Tensor:
+    def features(
+        self,
+        samples: Tensor,
+        layer: int | None = None,
+        band_gain: Tensor | None = None,
+        band_places: Tensor | None = None,
+    ) -> Tensor:
         """(B, n) samples, n a multiple of 640 -> (B, n / 640, dim) after `layer` layers, counted from 1.
 
-        Without `layer` (or with the last one): after the closing norm.
+        Without `layer` (or with the last one): after the closing norm. `band_gain`, `band_places`: see `LogMel`.
         """
-        hidden, layout = self._stacked(self.log_mel(samples))
+        hidden, layout = self._stacked(self.log_mel(samples, band_gain, band_places))
         hidden, _ = self.frontend.process_features(hidden, layout)
         return self._encode(hidden, layout, layer)
 
-    def logits(self, samples: Tensor, band_gain: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, n) -> (B, T, clusters) cosine logits with spans masked, and the mask (B, T)."""
-        hidden, layout = self._stacked(self.log_mel(samples, band_gain))
+    def logits(
+        self, samples: Tensor, band_gain: Tensor | None = None, band_places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, n) -> (B, T, clusters) cosine logits with spans masked, and the mask (B, T). Others: see `LogMel`."""
+        hidden, layout = self._stacked(self.log_mel(samples, band_gain, band_places))
         hidden, mask = self.frontend.process_features(hidden, layout, self.masker)
         assert mask is not None
         return self.predict(self._encode(hidden, layout, None)), mask
@@ -109,6 +140,8 @@ class HubertNetwork(nn.Module):
 
     def _stacked(self, log_mel: Tensor) -> tuple[Tensor, BatchLayout]:
         hidden, layout, _ = self.frontend.extract_features(log_mel, BatchLayout.of(log_mel))
+        if self.detail is not None:
+            hidden = hidden + self.detail(log_mel)
         return hidden, layout
 
     def _encode(self, hidden: Tensor, layout: BatchLayout, layer: int | None) -> Tensor:
@@ -128,9 +161,26 @@ def hubert_loss(logits: Tensor, targets: Tensor, mask: Tensor, unmasked_weight: 
 
     `logits`: (B, T, C); `targets`: (B, T) int64, negative where unknown; `mask`: (B, T) bool.
     """
-    known = targets >= 0
     losses = functional.cross_entropy(logits.transpose(1, 2), targets.clamp(min=0), reduction="none")
-    total = logits.new_zeros(())
+    return _weighted(losses, targets >= 0, mask, unmasked_weight)
+
+
+def phone_loss(logits: Tensor, phones: Tensor, mask: Tensor, unmasked_weight: float, cluster_phones: Tensor) -> Tensor:
+    """As `hubert_loss`, of finding any cluster of the phone. `phones`: (B, T); `cluster_phones`: (C,) theirs."""
+    losses = functional.nll_loss(
+        phone_scores(logits, cluster_phones).transpose(1, 2), phones.clamp(min=0), reduction="none"
+    )
+    return _weighted(losses, phones >= 0, mask, unmasked_weight)
+
+
+def phone_scores(logits: Tensor, cluster_phones: Tensor) -> Tensor:
+    """(…, C) logits of clusters -> (…, phones) log probabilities of phones: the sum over the clusters of each."""
+    members = functional.one_hot(cluster_phones).to(logits.dtype)
+    return (logits.softmax(dim=-1) @ members).clamp(min=1e-8).log()
+
+
+def _weighted(losses: Tensor, known: Tensor, mask: Tensor, unmasked_weight: float) -> Tensor:
+    total = losses.new_zeros(())
     for chosen, weight in ((mask & known, 1.0), (~mask & known, unmasked_weight)):
         if weight:
             total = total + weight * losses[chosen].sum() / chosen.sum().clamp(min=1)

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lst.errors import LstError
 from lst.manifest import Progress, explain_os_errors, write_atomic
 from lst.train.control import RunControl, TrainingStopped, stop_signals
 from lst.units.hubert_config import NetworkConfig, PretrainConfig
-from lst.units.network import HubertNetwork, hubert_loss, load_network
+from lst.units.network import HubertNetwork, hubert_loss, load_network, phone_loss, phone_scores
 from lst.units.segments import Corpus, Segments, plain_segments
 
 CHECKPOINT = "checkpoint.pt"
@@ -38,6 +39,7 @@ def pretrain(
     network_config: NetworkConfig,
     config: PretrainConfig,
     *,
+    cluster_phones: "np.ndarray | None" = None,
     init: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -45,8 +47,9 @@ def pretrain(
     """Train, or go on with the training in `directory`, and return the network for evaluation, on the CPU.
 
     `config.steps`, `decay_share` and what is logged may differ from those of an earlier attempt: a run can be made
-    longer. `init`: weights to start from, of a network of the same sizes. Raises TrainingStopped after a stop signal
-    (saved; the same call goes on), LstError for a loss that is not a number or a checkpoint of another network.
+    longer. `cluster_phones`: (clusters,) the phone of each, for `config.phone_loss`. `init`: weights to start from,
+    of a network of the same sizes, or without its `detail` or its last layers. Raises TrainingStopped after a stop
+    signal (saved; the same call goes on), LstError for a loss that is not a number or a checkpoint of another network.
     """
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
@@ -59,17 +62,18 @@ def pretrain(
     )
     segments = Segments(corpus, config.frames, network_config.mel_bands, config.seed, disturb=config.disturb)
     first = _restore(directory, network, optimizer)
+    groups = None if cluster_phones is None else torch.from_numpy(cluster_phones.astype(np.int64)).to(device)
     recorder = _Recorder(directory, first)
     control = RunControl()
     saved_at = time.monotonic()
     with stop_signals(control):
         for step in range(first, config.steps):
-            facts = _update(network, optimizer, segments, config, step)
+            facts = _update(network, optimizer, segments, config, step, groups)
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
                 recorder.write(done, "train", facts())
             if valid is not None and (done % config.validate_every == 0 or done == config.steps):
-                recorder.write(done, "valid", validate(network, valid, config.precision))
+                recorder.write(done, "valid", validate(network, valid, config.precision, groups))
             if progress is not None:
                 progress(done, config.steps, "steps")
             if control.ending or done == config.steps or time.monotonic() - saved_at > config.checkpoint_seconds:
@@ -96,7 +100,12 @@ def learning_rate(config: PretrainConfig, step: int) -> float:
 
 
 def _update(
-    network: HubertNetwork, optimizer: torch.optim.Optimizer, segments: Segments, config: PretrainConfig, step: int
+    network: HubertNetwork,
+    optimizer: torch.optim.Optimizer,
+    segments: Segments,
+    config: PretrainConfig,
+    step: int,
+    cluster_phones: torch.Tensor | None,
 ) -> Callable[[], dict[str, float]]:
     """One step of training. Returns what gives its numbers, if they are wanted."""
     started = time.monotonic()
@@ -105,11 +114,16 @@ def _update(
     torch.manual_seed(config.seed * 1_000_003 + step)
     device = network.label_embs.device
     samples, targets = torch.from_numpy(batch.samples).to(device), torch.from_numpy(batch.targets).to(device)
+    gain, places = torch.from_numpy(batch.band_gain).to(device), torch.from_numpy(batch.band_places).to(device)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        logits, mask = network.logits(samples, torch.from_numpy(batch.band_gain).to(device))
+        logits, mask = network.logits(samples, gain, places)
     loss = hubert_loss(logits.float(), targets, mask, config.unmasked_weight)
+    if config.phone_loss and cluster_phones is not None:
+        phones = torch.from_numpy(batch.phones).to(device)
+        of_phones = phone_loss(logits.float(), phones, mask, config.unmasked_weight, cluster_phones)
+        loss = loss + config.phone_loss * of_phones
     loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
     if not torch.isfinite(norm):
@@ -118,11 +132,12 @@ def _update(
     optimizer.zero_grad()
 
     def facts() -> dict[str, float]:
-        hit = (logits.argmax(-1) == targets).float()
+        hit, known = (logits.argmax(-1) == targets).float(), targets >= 0
+        masked, open_ = mask & known, ~mask & known
         return {
             "loss": float(loss.detach()),
-            "masked_accuracy": float(hit[mask].mean()),
-            "accuracy": float(hit[~mask].mean()),
+            "masked_accuracy": float(hit[masked].sum() / masked.sum().clamp(min=1)),
+            "accuracy": float(hit[open_].sum() / open_.sum().clamp(min=1)),
             "grad_norm": float(norm),
             "lr": learning_rate(config, step),
             "seconds": time.monotonic() - started,
@@ -132,27 +147,62 @@ def _update(
 
 
 @torch.inference_mode()
-def validate(network: HubertNetwork, corpus: Corpus, precision: str) -> dict[str, float]:
-    """Nothing masked, nothing disturbed: cross entropy in nats and share of frames whose cluster is found."""
+def validate(
+    network: HubertNetwork, corpus: Corpus, precision: str, cluster_phones: torch.Tensor | None = None
+) -> dict[str, float]:
+    """Nothing masked, nothing disturbed: cross entropy in nats and share of frames whose cluster is found.
+
+    The same of phones, where they are known.
+    """
     network.eval()
     device = network.label_embs.device
-    losses, hits, frames = 0.0, 0.0, 0
-    for samples, targets in plain_segments(corpus, 400, VALID_ROWS):
+    clusters, phones_found = _Score(), _Score()
+    for samples, targets, phones in plain_segments(corpus, 400, VALID_ROWS):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             features = network.features(torch.from_numpy(samples)[None].to(device))
             logits = network.predict(features)[0].float().cpu()
-        wanted = torch.from_numpy(targets)
+        clusters.add(logits.log_softmax(dim=-1), torch.from_numpy(targets))
+        if cluster_phones is not None:
+            phones_found.add(phone_scores(logits, cluster_phones.cpu()), torch.from_numpy(phones))
+    return {
+        **clusters.numbers(""),
+        **(phones_found.numbers("phone_") if phones_found.frames else {}),
+    }
+
+
+class _Score:
+    """Sums over frames whose label is known (not below 0)."""
+
+    def __init__(self) -> None:
+        self.loss, self.hits, self.frames = 0.0, 0.0, 0
+
+    def add(self, scores: torch.Tensor, wanted: torch.Tensor) -> None:
+        """(T, C) log probabilities and (T,) labels."""
         known = wanted >= 0
-        losses += float(torch.nn.functional.cross_entropy(logits[known], wanted[known], reduction="sum"))
-        hits += float((logits.argmax(-1) == wanted)[known].sum())
-        frames += int(known.sum())
-    return {"loss": losses / max(frames, 1), "accuracy": hits / max(frames, 1)}
+        self.loss += float(torch.nn.functional.nll_loss(scores[known], wanted[known], reduction="sum"))
+        self.hits += float((scores.argmax(-1) == wanted)[known].sum())
+        self.frames += int(known.sum())
+
+    def numbers(self, prefix: str) -> dict[str, float]:
+        """Means."""
+        frames = max(self.frames, 1)
+        return {f"{prefix}loss": self.loss / frames, f"{prefix}accuracy": self.hits / frames}
 
 
 def _start_from(network: HubertNetwork, path: Path) -> None:
-    """Weights of another network; the embeddings of its clusters too, where there are as many."""
+    """Weights of another network; the embeddings of its clusters too, where there are as many.
+
+    What it lacks begins so that the function stays: a `detail` begins as nothing, and layers after its last one with
+    output projections of zero.
+    """
     source = load_network(path)
     weights = source.state_dict()
+    own = network.state_dict()
+    for name in own.keys() - weights.keys():
+        weights[name] = own[name]
+        parts = name.split(".")
+        if parts[:2] == ["encoder", "layers"] and parts[3:5] in (["self_attn", "output_proj"], ["ffn", "output_proj"]):
+            weights[name] = torch.zeros_like(own[name])
     if len(source.label_embs) != len(network.label_embs):
         weights["label_embs"] = network.label_embs.detach()
     try:

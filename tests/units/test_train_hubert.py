@@ -139,6 +139,29 @@ def test_units_may_be_what_the_network_predicts(audio: Manifest, tmp_path: Path)
         settings(units_from="prediction", layer=1)
 
 
+def test_units_may_be_what_tells_most_of_the_phone(
+    audio: Manifest, valid: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_hubert, "align_phones", phones_by_loudness)
+    teacher = train_tokenizer(audio, tmp_path / "teacher", TrainTokenizerConfig(kind="mfcc", units=12, max_frames=1000))
+    options: dict[str, Any] = {
+        "targets": str(teacher.path),
+        "phone_weight": 5.0,
+        "silence_clusters": 2,
+        "units_from": "phones",
+        "head_frames": 400,
+        "head_steps": 5,
+        "training": {**TRAINING, "phone_loss": 1.0},
+    }
+    made = train_tokenizer(audio, tmp_path / "tok", settings(**options), valid=valid)
+    assert load_tokenizer(made.path).num_units == 12
+    last = json.loads(made.file("metrics.jsonl").read_text().splitlines()[-1])
+    assert {"loss", "accuracy", "phone_loss", "phone_accuracy"} <= set(last)
+    for unfit in ({"phone_weight": 0.0}, {"layer": 1}):
+        with pytest.raises(ValueError, match=r"set phone_weight|takes the last layer"):
+            settings(**{**options, **unfit})
+
+
 def test_audio_that_cannot_be_aligned_gives_no_phones(audio: Manifest, tmp_path: Path) -> None:
     with pytest.raises(LstError, match="No utterance could be aligned"):
         train_tokenizer(audio, tmp_path / "tok", settings(discriminants=2))
