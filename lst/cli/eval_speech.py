@@ -83,6 +83,7 @@ def units(
     aligner: str = typer.Option("pocketsphinx", help="Finds the phones."),
     minutes: float = typer.Option(40.0, help="Aligned speech that units are compared with."),
     disturbed_minutes: float = typer.Option(10.0, help="Speech that is disturbed."),
+    abx_triples: int = typer.Option(20_000, help="Triples of each ABX error; 0: no ABX."),
     base: bool = typer.Option(False, "--base", help="Compare the speed with HuBERT-base of random weights."),
     out: Path | None = OUT,
     seed: int = SEED,
@@ -90,7 +91,7 @@ def units(
     force: bool = FORCE,
     as_json: bool = JSON,
 ) -> None:
-    """How good are units? PNMI against phones, speaker NMI, robustness, invariance, speed.
+    """How good are units? PNMI against phones, speaker NMI, ABX, robustness, invariance, speed.
 
     Example: lst eval units outputs/heldout/audio --tokenizer hubert-nano-25hz-501
     """
@@ -100,7 +101,7 @@ def units(
     from lst.manifest import load_manifest
 
     values = {"tokenizer": tokenizer, "aligner": aligner, "minutes": minutes, "disturbed_minutes": disturbed_minutes}
-    config = checked(UnitsConfig, {**values, "base": base, "seed": seed})
+    config = checked(UnitsConfig, {**values, "abx_triples": abx_triples, "base": base, "seed": seed})
     audio = load_manifest(directory, "lst.audio")
     with stage_progress("eval-units") as progress, kept_or_temporary(out) as target:
         result = run(audio, target, config, progress=progress, force=force, device=device)

@@ -220,7 +220,7 @@ def vocoder_markdown(summary: dict[str, Any]) -> str:
 
 
 def units_markdown(summary: dict[str, Any]) -> str:
-    """Quality, robustness, invariance and speed of a tokenizer, a line each."""
+    """Quality, ABX, robustness, invariance and speed of a tokenizer, a line each."""
     quality = summary["quality"]
     lines = [f"# {summary['tokenizer']}", "", _line(["measure", "value"]), _line(["---", "---"])]
     lines += [
@@ -228,6 +228,12 @@ def units_markdown(summary: dict[str, Any]) -> str:
         _line(["phone purity", f"{quality['phone_purity']:.3f}"]),
         _line([f"speaker NMI, {quality['speakers']} speakers", f"{quality['speaker_nmi']:.3f}"]),
         _line(["units used", str(quality["units_used"])]),
+    ]
+    lines += [
+        _line(
+            [f"ABX error {where} speakers, features (units)", f"{_percent(v['features'])}% ({_percent(v['units'])}%)"]
+        )
+        for where, v in summary["abx"].items()
     ]
     lines += [
         _line([f"units unchanged, {name}", f"{_percent(share)}%"]) for name, share in summary["robustness"].items()

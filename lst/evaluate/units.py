@@ -24,8 +24,9 @@ from lst.evaluate.report import units_markdown
 from lst.evaluate.stage import VERSION, write_result
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, iter_rows
 from lst.units import identify_tokenizer, load_tokenizer
-from lst.units.phones import align_phones
-from lst.units.quality import measure
+from lst.units.abx import abx_error, angles, draw_triples, triphones, unequal
+from lst.units.phones import Span, align_spans
+from lst.units.quality import frame_labels, measure
 from lst.units.tokenizer import UnitTokenizer
 
 LONGEST_S = 60.0
@@ -40,6 +41,7 @@ class UnitsConfig(StageConfig):
     aligner: str = Field(default="pocketsphinx", description="finds the phones")
     minutes: float = Field(default=40.0, gt=0, description="aligned speech for the quality")
     disturbed_minutes: float = Field(default=10.0, gt=0, description="speech that is disturbed")
+    abx_triples: int = Field(default=20_000, ge=0, description="triples of each ABX error; 0: no ABX")
     base: bool = Field(default=False, description="compare the speed with HuBERT-base (slow: a minute of one core)")
     seed: int = Field(default=0, ge=0, description="of the choice of rows and of the noise")
 
@@ -101,7 +103,8 @@ def measure_units(
             yield row["id"], samples, row["text"], tokenizer.num_frames(len(samples))
 
     wanted = round(config.minutes * 60 * FRAME_RATE)
-    phones, left_out = align_phones(transcribed(), frames=wanted, aligner=config.aligner, progress=progress)
+    spans, left_out = align_spans(transcribed(), frames=wanted, aligner=config.aligner, progress=progress)
+    phones = {name: frame_labels(found, tokenizer.num_frames(len(clips[name]))) for name, found in spans.items()}
     if not phones:
         raise LstError(f"{audio.path} has no utterance that could be aligned with its text.")
     started = time.process_time()
@@ -117,6 +120,7 @@ def measure_units(
         "seconds": round(seconds, 1),
         "left_out": left_out,
         "quality": _quality(units, phones, speakers),
+        "abx": _abx(tokenizer, units, clips, spans, speakers, config),
         "robustness": _robustness(tokenizer, units, clips, disturbed, config.seed),
         "invariance": _invariance(tokenizer, units, clips, disturbed),
         "speed": {"audio_s_per_cpu_s": round(seconds / max(cpu_s, 1e-9), 1)},
@@ -157,6 +161,48 @@ def _quality(
         **{key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()},
         "speakers": len(set(voices)),
     }
+
+
+def _abx(
+    tokenizer: UnitTokenizer,
+    units: dict[str, np.ndarray],
+    clips: dict[str, np.ndarray],
+    spans: dict[str, list[Span]],
+    speakers: dict[str, str],
+    config: UnitsConfig,
+) -> dict[str, Any]:
+    """Errors within and across speakers, of units and of the features behind them; nothing where no triple is there.
+
+    Silence, noises and unknown sounds ("?") end the surroundings. Features are standardised, so that angles between
+    MFCC say something.
+    """
+    if config.abx_triples == 0:
+        return {}
+    items = [
+        item
+        for name, found in spans.items()
+        for item in triphones(
+            [span for span in found if span[2].isalpha() and span[2] != "SIL"],
+            len(units[name]),
+            utterance=name,
+            speaker=speakers[name],
+        )
+    ]
+    features = {name: tokenizer.encoder.features(clips[name]).astype(np.float32) for name in spans}
+    frames = np.concatenate(list(features.values()))
+    mean, scale = frames.mean(axis=0), np.maximum(frames.std(axis=0), 1e-6)
+    features = {name: (values - mean) / scale for name, values in features.items()}
+    found_errors: dict[str, Any] = {}
+    for across, where in ((False, "within"), (True, "across")):
+        triples = draw_triples(items, across=across, most=config.abx_triples, seed=config.seed)
+        if triples:
+            found_errors[where] = {
+                "features": round(abx_error(triples, features, angles), 4),
+                "units": round(abx_error(triples, units, unequal), 4),
+                "triples": len(triples),
+                "pairs": len({(triple.a.phone, triple.b.phone) for triple in triples}),
+            }
+    return found_errors
 
 
 def _robustness(
