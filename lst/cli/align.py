@@ -31,7 +31,9 @@ def align(
     ),
     language: str = typer.Option("", help="Of the transcripts, such as en or de (default: the aligner's own)."),
     max_s: float = typer.Option(3600.0, help="Reject rows longer than this, in seconds."),
-    workers: int = typer.Option(0, min=0, help="Processes (default: all cores); the result does not depend on it."),
+    workers: int = typer.Option(
+        0, show_default=False, min=0, help="Processes (default: all cores); the result does not depend on it."
+    ),
     max_rejected: float = typer.Option(1.0, min=0.0, max=1.0, help="Fail if a larger share of rows is rejected."),
     force: bool = typer.Option(False, "--force", help="Replace another manifest at --out."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),

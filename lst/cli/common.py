@@ -84,10 +84,7 @@ def print_manifest(manifest: "Manifest", *, as_json: bool = False) -> None:
     path = typer.style(manifest.path, bold=True)
     typer.echo(f"{path}  {manifest.schema}  id {manifest.id[:12]}  by {manifest.stage}")
     if manifest.totals:
-        typer.echo(
-            "  "
-            + ", ".join(f"{format_number(value)} {name.replace('_', ' ')}" for name, value in manifest.totals.items())
-        )
+        typer.echo("  " + ", ".join(counted(value, name) for name, value in manifest.totals.items()))
     if manifest.rejected:
         typer.echo("  rejected: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()))
 
@@ -123,6 +120,14 @@ def summary(manifest: "Manifest") -> dict[str, Any]:
         "created": manifest.created,
         "tool": manifest.tool,
     }
+
+
+def counted(value: float, name: str) -> str:
+    """`1,024 speech patches` and `1 row`, from the name of a total."""
+    name = name.replace("_", " ")
+    if value == 1 and name.endswith("s") and not name.endswith("ss"):
+        name = name.removesuffix("es") if name.endswith("ches") else name.removesuffix("s")
+    return f"{format_number(value)} {name}"
 
 
 def format_number(value: float) -> str:

@@ -57,6 +57,7 @@ def _benchmark(name: str) -> Callable[..., None]:
     ) -> None:
         from lst.cli.common import stage_progress
         from lst.evaluate.data import benchmark_for
+        from lst.evaluate.report import choices_markdown
         from lst.evaluate.stage import ChoicesConfig, choices
         from lst.manifest import load_manifest
 
@@ -68,8 +69,8 @@ def _benchmark(name: str) -> Callable[..., None]:
             )
         with stage_progress(name) as progress, kept_or_temporary(out) as target:
             result = choices(made, bench, target, config, progress=progress, force=force, device=device)
-            shown = read_result(result)
-        print_result(*shown, as_json)
+            summary, _ = read_result(result)
+        print_result(summary, choices_markdown(summary, variants=False), as_json)
 
     command.__doc__ = (
         f"{BENCHMARKS[name]}\n\n    Example: lst eval {name} --model out/model --data benchmarks/{name}\n    "

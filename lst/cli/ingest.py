@@ -29,7 +29,7 @@ def ingest(
     require_text: bool = typer.Option(False, "--require-text", help="Reject utterances without a transcript."),
     min_seconds: float = typer.Option(0.2, help="Reject what is shorter."),
     max_seconds: float = typer.Option(40.0, help="Reject what is longer (with --segment: cut it)."),
-    workers: int = typer.Option(0, help="Processes; 0: one per core.", min=0),
+    workers: int = typer.Option(0, show_default=False, help="Processes (default: all cores).", min=0),
     max_rejected: float = typer.Option(1.0, help="Fail if a larger share of rows is rejected.", min=0.0, max=1.0),
     force: bool = typer.Option(False, "--force", help="Replace an output made from other inputs or settings."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),

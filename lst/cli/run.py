@@ -26,7 +26,9 @@ def run(
     why: bool = typer.Option(False, "--why", help="Say for every stage why it is made or not."),
     only: list[str] = ONLY,
     changes: list[str] = SET,
-    workers: int = typer.Option(0, help="Processes for stages that can use several (default: all cores).", min=0),
+    workers: int = typer.Option(
+        0, show_default=False, help="Processes for stages that can use several (default: all cores).", min=0
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Run a recipe from audio to a talking model; what is already made stays as it is.

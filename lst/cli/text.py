@@ -18,12 +18,16 @@ def tokenize_text(
     src: Path = typer.Argument(..., help="A .txt or .jsonl file (or .gz of one), or a folder of them."),
     out: Path = typer.Option(..., help="Where the tokens go."),
     tokenizer: str = typer.Option("", help="SentencePiece model to use, such as Llama-2's tokenizer.model."),
-    train_tokenizer: int = typer.Option(0, min=0, help="Train a tokenizer of so many pieces (default: 4096)."),
+    train_tokenizer: int = typer.Option(
+        0, show_default=False, min=0, help="Train a tokenizer of so many pieces (default: 4096)."
+    ),
     separator: str = typer.Option("line", help="What ends a document in .txt files: line or blank-line."),
     max_chars: int = typer.Option(100_000, help="Longer documents are divided after a sentence."),
     valid_fraction: float = typer.Option(0.01, help="Share of documents held out, by hash of their text."),
     held_out: list[str] = typer.Option([], help="A file or folder, by name, held out as a whole. May be repeated."),
-    workers: int = typer.Option(0, min=0, help="Processes (default: all cores); the result does not depend on it."),
+    workers: int = typer.Option(
+        0, show_default=False, min=0, help="Processes (default: all cores); the result does not depend on it."
+    ),
     max_rejected: float = typer.Option(1.0, min=0.0, max=1.0, help="Fail if a larger share is rejected."),
     force: bool = typer.Option(False, "--force", help="Replace another manifest at --out."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),

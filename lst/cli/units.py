@@ -24,7 +24,9 @@ def tokenize_audio(
     out: Path = typer.Option(..., help="Where the units go."),
     tokenizer: str = typer.Option(DEFAULT_TOKENIZER, help="Name of a unit tokenizer, or the directory of one."),
     device: str = typer.Option("cpu", help="cpu or cuda (for HuBERT)."),
-    workers: int = typer.Option(0, min=0, help="Processes (default: all cores); the result does not depend on it."),
+    workers: int = typer.Option(
+        0, show_default=False, min=0, help="Processes (default: all cores); the result does not depend on it."
+    ),
     max_rejected: float = typer.Option(1.0, min=0.0, max=1.0, help="Fail if a larger share of rows is rejected."),
     force: bool = typer.Option(False, "--force", help="Replace another manifest at --out."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),

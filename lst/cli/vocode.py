@@ -30,7 +30,9 @@ def vocode(
     speaker: str = typer.Option("", help="Speaker, of a vocoder that has several."),
     style: str = typer.Option("", help="Style, of a vocoder that has several."),
     deduplicated: bool = typer.Option(False, "--deduplicated", help="The units have no repeats: predict durations."),
-    workers: int = typer.Option(0, min=0, help="Processes (default: all cores); the result does not depend on it."),
+    workers: int = typer.Option(
+        0, show_default=False, min=0, help="Processes (default: all cores); the result does not depend on it."
+    ),
     max_rejected: float = typer.Option(1.0, min=0.0, max=1.0, help="Fail if a larger share of rows is rejected."),
     force: bool = FORCE,
     as_json: bool = JSON,

@@ -210,19 +210,23 @@ def _read(src: Path, config: BenchmarkConfig) -> Source:
 
 
 def _kind(source: Source, config: BenchmarkConfig) -> str:
-    """Which benchmark it is: as asked for, as its card says, or as its layout says."""
-    own = kind_of(source.format)
-    if config.kind == "auto":
-        found = str(_card(source).get("kind", own))
-        return found if found in BENCHMARKS else own
-    asked = benchmark_named(config.kind)
-    # lst's own layout and the story clozes' fit more than one benchmark; the others say what they are.
-    if own != "storycloze" and own != asked.name:
+    """Which benchmark it is: as asked for, as its card says, or as its layout says. Raises LstError if they differ."""
+    own, card = kind_of(source.format), str(_card(source).get("kind", ""))
+    if card and card not in BENCHMARKS:
         raise LstError(
-            f"{source.index[0] if source.index else source.root} is laid out as {own}, not as {asked.name}.",
-            hint=f"Run lst eval {own} on it.",
+            f"{source.root / CARD_FILE}: there is no benchmark {card!r}.", hint=f"kind: {', '.join(BENCHMARKS)}."
         )
-    return asked.name
+    if config.kind == "auto":
+        return card or own
+    asked = benchmark_named(config.kind).name
+    if asked == "topic-storycloze" and source.format == "storycloze-csv":
+        return asked  # made from StoryCloze: `with_topic_endings`
+    # lst's own layout and the story clozes' fit more than one benchmark, as far as no card says which it is.
+    said = card or (own if own != "storycloze" else asked)
+    if said != asked:
+        where = source.root / CARD_FILE if card else source.index[0] if source.index else source.root
+        raise LstError(f"{where} says that this is {said}, not {asked}.", hint=f"Run lst eval {said} on it.")
+    return asked
 
 
 def with_topic_endings(source: Source) -> Source:

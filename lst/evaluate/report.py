@@ -3,9 +3,10 @@
 from typing import Any
 
 
-def choices_markdown(summary: dict[str, Any]) -> str:
-    """One line per mode: items, the headline with its interval, and the other variants."""
-    names = list(dict.fromkeys(name for body in summary["modes"].values() for name in body["variants"]))
+def choices_markdown(summary: dict[str, Any], *, variants: bool = True) -> str:
+    """One line per mode: items, the headline with its interval, and with `variants` the other ways of counting."""
+    found = dict.fromkeys(name for body in summary["modes"].values() for name in body["variants"])
+    names = list(found) if variants else []
     head = ["mode", "n", "headline", "accuracy", f"{summary['confidence']:.0%} interval", *names]
     lines = [f"# {summary['benchmark']}", "", _line(head), _line(["---"] * len(head))]
     for mode, body in summary["modes"].items():

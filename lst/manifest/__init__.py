@@ -7,8 +7,6 @@ from lst.manifest.build import (
     build_directory,
     build_shards,
     count_reasons,
-    existing_output,
-    partial_path,
 )
 from lst.manifest.files import explain_os_errors, inside, write_atomic, write_json
 from lst.manifest.hashing import canonical_json, is_held_out, sha256_bytes, sha256_file, sha256_json
@@ -23,6 +21,7 @@ from lst.manifest.manifest import (
     merge_provenance,
     open_input,
 )
+from lst.manifest.place import existing_output, partial_path
 from lst.manifest.schemas import arrow_schema, parse_schema
 from lst.manifest.tables import check_hash, iter_rows, read_table, write_table
 

@@ -6,19 +6,17 @@
 3. `manifest.json` is written last, what is not part of the output is cleared, and the directory is renamed to `OUT`.
 """
 
-import fcntl
 import functools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lst.errors import LstError
-from lst.manifest.files import explain_os_errors, fsync_directory, remove, write_atomic, write_json
+from lst.manifest.files import explain_os_errors, write_atomic, write_json
 from lst.manifest.hashing import sha256_file
 from lst.manifest.manifest import (
     MANIFEST_FILE,
@@ -28,9 +26,9 @@ from lst.manifest.manifest import (
     Manifest,
     Progress,
     StageSpec,
-    load_manifest,
     to_json,
 )
+from lst.manifest.place import clear, commit, existing_output, partial_directory
 from lst.manifest.tables import write_table
 
 if TYPE_CHECKING:
@@ -96,7 +94,7 @@ def build_shards(
     made = existing_output(out, spec, force=force)
     if made is not None:
         return made
-    with _partial_directory(out, spec) as partial, explain_os_errors(f"writing {out}"):
+    with partial_directory(out, spec) as partial, explain_os_errors(f"writing {out}"):
         if not (partial / MANIFEST_FILE).exists():
             (partial / "shards").mkdir(exist_ok=True)
             (partial / "progress").mkdir(exist_ok=True)
@@ -105,6 +103,8 @@ def build_shards(
             totals = _sum_totals(entry["totals"] for entry in done)
             shards = [FileEntry(**entry["shard"]) for entry in done]
             rows = sum(shard.rows for shard in shards)
+            if rows == 0 and rejected:
+                clear(partial)  # nothing to go on from, however many may be rejected
             _check_rejections(spec, rows, rejected, max_rejected)
             for name, content in (artifacts or {}).items():
                 write_atomic(partial / name, _artifact_bytes(content, partial))
@@ -119,7 +119,7 @@ def build_shards(
                 fingerprints or {},
                 location or {},
             )
-        return _commit(out, partial)
+        return commit(out, partial)
 
 
 def build_directory(
@@ -138,7 +138,7 @@ def build_directory(
     made = existing_output(out, spec, force=force)
     if made is not None:
         return made
-    with _partial_directory(out, spec) as partial, explain_os_errors(f"writing {out}"):
+    with partial_directory(out, spec) as partial, explain_os_errors(f"writing {out}"):
         if not (partial / MANIFEST_FILE).exists():
             result = make(partial)
             shards = []
@@ -158,73 +158,7 @@ def build_directory(
                 result.fingerprints,
                 location or {},
             )
-        return _commit(out, partial)
-
-
-def existing_output(out: Path, spec: StageSpec, *, force: bool = False) -> Manifest | None:
-    """What is at `out`: the manifest if it is just what `spec` would make, None if the place is free to use.
-
-    Raises LstError if it is something else: a file, a directory not ours, or (without `force`) another manifest.
-    """
-    previous = _previous(out)
-    if previous.is_dir() and not out.exists():  # killed between the two renames of a replacement
-        previous.rename(out)
-    if not out.exists() and not out.is_symlink():
-        return None
-    if not out.is_dir():
-        raise LstError(f"{out} is a file, not a directory.", hint="Choose another --out.")
-    if not any(out.iterdir()):
-        return None
-    if not (out / MANIFEST_FILE).is_file():
-        raise LstError(
-            f"{out} exists and is not an output of lst (no manifest.json).",
-            hint="It is left untouched: choose another --out.",
-        )
-    try:
-        manifest = load_manifest(out)
-    except LstError:
-        if force:
-            return None
-        raise
-    if manifest.id == spec.id:
-        return manifest
-    if not force:
-        raise LstError(
-            f"{out} holds {manifest.schema} made by {manifest.stage} from other inputs or settings.",
-            hint="Choose another --out, or replace it with --force.",
-        )
-    return None
-
-
-def partial_path(out: Path, spec_id: str) -> Path:
-    """Where the unfinished output with this id is kept."""
-    return out.with_name(f"{out.name}.partial-{spec_id[:12]}")
-
-
-def _previous(out: Path) -> Path:
-    return out.with_name(f"{out.name}.previous")
-
-
-@contextmanager
-def _partial_directory(out: Path, spec: StageSpec) -> Iterator[Path]:
-    out = Path(os.path.abspath(out))
-    partial = partial_path(out, spec.id)
-    with explain_os_errors(f"creating {partial}"):
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = (partial / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LstError(
-                f"Another lst process is making {out} right now.", hint="Wait for it, or stop it first."
-            ) from error
-        try:
-            yield partial
-        except Exception:
-            if not any(path.is_file() and path.name != ".lock" for path in partial.rglob("*")):
-                remove(partial)  # nothing to go on from
-            raise
+        return commit(out, partial)
 
 
 def _run_tasks(
@@ -397,29 +331,3 @@ def _ancestors(spec: StageSpec) -> dict[str, dict[str, Any]]:
             "provenance": [] if source.inputs else source.provenance,
         }
     return ancestors
-
-
-def _commit(out: Path, partial: Path) -> Manifest:
-    """Clear what is not part of the output and rename it into place. Repeating it after a kill is safe."""
-    out = Path(os.path.abspath(out))
-    manifest = load_manifest(partial)
-    keep = {MANIFEST_FILE, *(entry.path for entry in [*manifest.shards, *manifest.artifacts.values()])}
-    for path in sorted(partial.rglob("*"), reverse=True):
-        name = path.relative_to(partial).as_posix()
-        if path.is_dir() and not path.is_symlink():
-            if not any(kept.startswith(f"{name}/") for kept in keep):
-                remove(path)
-        elif name not in keep:
-            remove(path)
-    fsync_directory(partial)
-    previous = _previous(out)
-    if out.exists():
-        if any(out.iterdir()):
-            remove(previous)
-            out.rename(previous)
-        else:
-            out.rmdir()
-    partial.rename(out)
-    fsync_directory(out.parent)
-    remove(previous)
-    return load_manifest(out)

@@ -1,6 +1,7 @@
 """What a run made, from its manifests: the facts, the table printed at the end, and the report."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,22 @@ REPORT_FILE = "report.html"
 
 
 def run_summary(out: Path, report: Path | None) -> dict[str, Any]:
-    """Facts of the run in `out`, as far as its stages are there. Keys appear in the order of the table."""
+    """Facts of the run in `out`, as far as its stages are there.
+
+    A fact of several stages, such as two pre-trainings, has the stage's name before it: `base.parameters`.
+    """
     made = stage_manifests(out)
-    facts: dict[str, Any] = {}
-    for name, manifest in made.items():
-        for describe in _DESCRIBERS.get(manifest.schema, ()):
-            facts |= describe(name, manifest)
+    described = {
+        name: _DESCRIBERS[manifest.schema](manifest)
+        for name, manifest in made.items()
+        if manifest.schema in _DESCRIBERS
+    }
+    shared = Counter(key for found in described.values() for key in found)
+    facts: dict[str, Any] = {
+        f"{name}.{key}" if shared[key] > 1 else key: value
+        for name, found in described.items()
+        for key, value in found.items()
+    }
     stages = read_runs(out)["stages"].values()
     facts["minutes"] = round(sum(stage["seconds"] for stage in stages) / 60, 1)
     facts["peak_memory_mb"] = max((stage["peak_mb"] for stage in stages), default=0)
@@ -54,36 +65,38 @@ def summary_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The facts as (name, value) lines for people."""
     rows = []
     for key, label, form in _LABELS:
-        if key in facts and (text := form(facts[key])):
-            rows.append((label, text))
+        for found, value in facts.items():
+            name, _, last = found.rpartition(".")
+            if last == key and (text := form(value)):
+                rows.append((f"{label}, {name}" if name else label, text))
     return rows
 
 
-def _audio(_: str, manifest: Manifest) -> dict[str, Any]:
+def _audio(manifest: Manifest) -> dict[str, Any]:
     return {"hours": round(manifest.totals["hours"], 3), "utterances": manifest.rows, "rejected": manifest.rejected}
 
 
-def _units(_: str, manifest: Manifest) -> dict[str, Any]:
+def _units(manifest: Manifest) -> dict[str, Any]:
     return {"units": int(manifest.totals["units"])}
 
 
-def _aligned(_: str, manifest: Manifest) -> dict[str, Any]:
+def _aligned(manifest: Manifest) -> dict[str, Any]:
     return {"words_aligned": int(manifest.totals["words"]), "not_aligned": manifest.rejected}
 
 
-def _pairs(_: str, manifest: Manifest) -> dict[str, Any]:
+def _pairs(manifest: Manifest) -> dict[str, Any]:
     return {"units_per_word": round(manifest.totals["units"] / max(1, manifest.totals["words"]), 2)}
 
 
-def _text(_: str, manifest: Manifest) -> dict[str, Any]:
+def _text(manifest: Manifest) -> dict[str, Any]:
     return {"text_tokens": int(manifest.totals.get("tokens", 0))}
 
 
-def _model(name: str, manifest: Manifest) -> dict[str, Any]:
+def _model(manifest: Manifest) -> dict[str, Any]:
     totals = manifest.totals
     losses = {key: totals[key] for key in ("first_loss", "train_loss", "valid_loss") if key in totals}
     if manifest.stage != "pretrain":
-        return {f"{name}_loss": losses}
+        return {f"{manifest.stage}-{manifest.config.get('task', '')}_loss": losses}
     facts = {"pretrain_loss": losses, "parameters": int(totals["parameters"]), "steps": int(totals["steps"])}
     if totals.get("speech_patches"):
         facts["patches"] = int(totals["speech_patches"])
@@ -91,7 +104,7 @@ def _model(name: str, manifest: Manifest) -> dict[str, Any]:
     return facts
 
 
-def _eval(_: str, manifest: Manifest) -> dict[str, Any]:
+def _eval(manifest: Manifest) -> dict[str, Any]:
     if manifest.stage == "eval-losses":
         return {"held_out": dict(manifest.totals)}
     summary = json.loads(manifest.file("summary.json").read_text(encoding="utf-8"))
@@ -103,7 +116,7 @@ def _eval(_: str, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _samples(_: str, manifest: Manifest) -> dict[str, Any]:
+def _samples(manifest: Manifest) -> dict[str, Any]:
     if "samples.json" not in manifest.artifacts:
         return {}
     entries = json.loads(manifest.file("samples.json").read_text(encoding="utf-8"))["samples"]
@@ -112,14 +125,14 @@ def _samples(_: str, manifest: Manifest) -> dict[str, Any]:
 
 
 _DESCRIBERS = {
-    "lst.audio/1": (_audio,),
-    "lst.units/1": (_units,),
-    "lst.aligned/1": (_aligned,),
-    "lst.text/1": (_text,),
-    "lst.pairs/1": (_pairs,),
-    "lst.model/1": (_model,),
-    "lst.eval/1": (_eval,),
-    "lst.waves/1": (_samples,),
+    "lst.audio/1": _audio,
+    "lst.units/1": _units,
+    "lst.aligned/1": _aligned,
+    "lst.text/1": _text,
+    "lst.pairs/1": _pairs,
+    "lst.model/1": _model,
+    "lst.eval/1": _eval,
+    "lst.waves/1": _samples,
 }
 
 

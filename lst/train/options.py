@@ -44,10 +44,14 @@ def load_pretrain_options(file: Path, changes: Sequence[str], *, warm_start: Pat
     """Read the YAML `file` and apply KEY=VALUE `changes`.
 
     Directories in the file are relative to it, those among the changes to the current directory. `warm_start` replaces
-    the file's. Raises LstError for a
-    key that does not exist or a value that does not fit.
+    the file's. Raises LstError for a key that does not exist, a value that does not fit, or a recipe.
     """
     body = read_yaml(file)
+    if "stages" in body or "include" in body:
+        raise LstError(
+            f"{file} is a recipe: it names stages. lst pretrain takes a file with the settings of one.",
+            hint=f"Run lst run {file}, or with --only pretrain; recipes/pretrain-nano.yaml shows the other form.",
+        )
     paths = {key: _path(file.parent, body.pop(key)) for key in PATHS if body.get(key) is not None}
     left = []
     for change in changes:

@@ -6,8 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lst.errors import LstError
-from lst.manifest import DirectoryResult, Manifest, StageSpec, build_directory, existing_output, load_manifest
-from lst.manifest.build import partial_path
+from lst.manifest import (
+    DirectoryResult,
+    Manifest,
+    StageSpec,
+    build_directory,
+    existing_output,
+    load_manifest,
+    partial_path,
+)
 from lst.manifest.files import remove
 from lst.manifest.manifest import MANIFEST_FILE
 

@@ -166,7 +166,7 @@ def _padded(sequences: Sequence["NDArray[Any]"]) -> "NDArray[Any]":
 
 def unequal(ones: "NDArray[Any]", others: "NDArray[Any]") -> "NDArray[np.float64]":
     """Units: (B, N) and (B, M) -> (B, N, M), 0 where they are the same, else 1."""
-    return (ones[:, :, None] != others[:, None, :]).astype(np.float64)
+    return np.asarray(ones[:, :, None] != others[:, None, :], dtype=np.float64)
 
 
 def angles(ones: "NDArray[Any]", others: "NDArray[Any]") -> "NDArray[np.float64]":

@@ -23,7 +23,7 @@ def test_ingest_prints_what_it_made(tmp_path):
     arguments = [str(tmp_path / "src"), "--out", str(tmp_path / "out"), "--workers", "1"]
     result = run(*arguments)
     assert result.exit_code == 0, result.output
-    assert "1 rows" in result.stdout
+    assert "1 row," in result.stdout
     assert "rejected: 1 silent" in result.stdout
     body = json.loads(run(*arguments, "--json").stdout)
     assert body["totals"]["rows"] == 1

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from lst.cli import main
-from lst.cli.common import format_number
+from lst.cli.common import counted, format_number
 from lst.errors import LstError, UsageError
 
 COMMANDS = [
@@ -194,6 +194,17 @@ def test_an_error_is_one_line_and_debug_shows_where(
 def test_numbers_as_people_read_them() -> None:
     numbers = (12345.0, 0.38512, 1234.56, 1129035566227583008768)
     assert [format_number(value) for value in numbers] == ["12,345", "0.3851", "1,234.6", "1.129e+21"]
+
+
+def test_one_is_not_many() -> None:
+    totals = {"rows": 1, "units": 2, "speech_patches": 1, "loss": 1, "hours": 0.5}
+    assert [counted(value, name) for name, value in totals.items()] == [
+        "1 row",
+        "2 units",
+        "1 speech patch",
+        "1 loss",
+        "0.5 hours",
+    ]
 
 
 def test_tables_keep_their_columns_and_names_whatever_the_width(

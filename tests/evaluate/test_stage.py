@@ -46,6 +46,25 @@ def test_import_makes_items_with_units(tmp_path: Path) -> None:
     assert bench.id != import_benchmark_spec(source, BenchmarkConfig()).id
 
 
+def test_a_card_says_which_benchmark_it_is(tmp_path: Path) -> None:
+    """Our own layout fits every benchmark; without a card it is what it is asked to be."""
+    source = write_items(tmp_path / "source")
+
+    def kind(asked: str) -> str:
+        return import_benchmark_spec(source, BenchmarkConfig(kind=asked, tokenizer=None)).config["kind"]
+
+    assert (kind("auto"), kind("hellaswag")) == ("storycloze", "hellaswag")
+    card = source / "benchmark.json"
+    card.write_text('{"kind": "blimp"}')
+    assert kind("auto") == kind("blimp") == "blimp"
+    with pytest.raises(LstError, match=r"benchmark\.json says that this is blimp, not hellaswag.*lst eval blimp"):
+        kind("hellaswag")
+    card.write_text('{"kind": "bilmp"}')
+    for asked in ("auto", "blimp"):
+        with pytest.raises(LstError, match=r"benchmark\.json: there is no benchmark 'bilmp'.*kind: storycloze"):
+            kind(asked)
+
+
 @pytest.mark.usefixtures("counting_tokenizer")
 def test_the_id_ignores_where_the_benchmark_lies(tmp_path: Path) -> None:
     one, other = write_items(tmp_path / "a" / "same"), write_items(tmp_path / "b" / "same")

@@ -199,7 +199,7 @@ def test_a_mode_that_a_benchmark_never_has(model: Manifest, tmp_path: Path) -> N
     result = run("eval", "blimp", "--model", model.path, "--data", text, "--mode", "t-s")
     assert "BLiMP has no mode t-s" in str(result.exception)
     result = run("eval", "piqa", "--model", model.path, "--data", text, "--mode", "t-t")
-    assert "laid out as blimp" in str(result.exception)
+    assert "says that this is blimp, not piqa" in str(result.exception)
     assert choices.bench_kind(make_bench(tmp_path / "old", bench_rows(1))).name == "storycloze"
 
 

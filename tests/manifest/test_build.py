@@ -209,8 +209,14 @@ def test_rejections_are_counted_and_limited(tmp_path: Path) -> None:
     def nothing(task: int) -> ShardResult:
         return ShardResult([], [Rejection(f"r{task}", "silent")])
 
+    kept = partial_path(tmp_path / "out", spec().id)
+    assert kept.is_dir()  # with more allowed, the same shards do
+    plan = partial_path(tmp_path / "none", spec().id) / "plan.jsonl"
+    plan.parent.mkdir()
+    plan.write_text("what a stage keeps for itself")
     with pytest.raises(LstError, match="every row was rejected"):
         build_shards(tmp_path / "none", spec(), range(2), nothing)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
 
 
 def test_what_fails_before_anything_is_made_leaves_nothing(tmp_path: Path) -> None:

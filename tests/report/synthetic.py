@@ -108,7 +108,8 @@ def make_model(out: Path, stage: str, inputs: dict[str, Manifest]) -> Manifest:
     config = PretrainConfig.model_validate(
         {"patching": {"mode": "curriculum"}, "batch": {"sequence_units": 64, "rows": 2}, "budget": {"amount": STEPS}}
     )
-    spec = StageSpec("lst.model/1", stage, 1, config.as_json(), inputs, provenance=[CORPUS])
+    settings = config.as_json() | ({"task": "asr"} if stage == "finetune" else {})
+    spec = StageSpec("lst.model/1", stage, 1, settings, inputs, provenance=[CORPUS])
 
     def make(directory: Path) -> DirectoryResult:
         text = "".join(json.dumps(line) + "\n" for line in lines())

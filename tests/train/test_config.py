@@ -84,6 +84,13 @@ def test_directories_are_relative_to_the_file_or_to_the_caller(tmp_path: Path) -
         load_pretrain_options(file, []).open()
 
 
+def test_a_recipe_is_not_the_settings_of_a_stage() -> None:
+    for name in ("demo", "nano-patchings"):
+        recipe = Path(__file__).parents[2] / "recipes" / f"{name}.yaml"
+        with pytest.raises(LstError, match=rf"{name}\.yaml is a recipe: it names stages.*Run lst run .*{name}\.yaml"):
+            load_pretrain_options(recipe, [])
+
+
 def test_how_often_a_run_is_saved_is_not_part_of_its_identity(data: tuple[Manifest, Manifest]) -> None:
     often = settings_of(PretrainConfig, {"checkpoint": {"every_steps": 10}}, [], "")
     assert pretrain_spec(*data, often).id == pretrain_spec(*data, PretrainConfig()).id
