@@ -2,8 +2,8 @@
 
 `1.1b` is the paper's 1B (encoder 1 x 1024, global 25 x 2048, decoder 9 x 1024). The paper names the other sizes of its
 ladder without their dimensions; theirs are chosen so that the global transformer, which the base model shares, holds
-about the parameters in the name. `7b` follows the Byte Latent Transformer's 8B. `nano` and `micro` are for CPUs: a deep
-global part and thin local modules.
+about the parameters in the name. `7b` follows the Byte Latent Transformer's 8B. `nano`, `mini` and `micro` are for
+CPUs: a deep global part and thin local modules.
 """
 
 from typing import Literal, get_args
@@ -34,6 +34,7 @@ class _Shape(StageConfig):
 
 _SHAPES: dict[str, _Shape] = {
     "nano": _Shape(global_layers=6, global_dim=192, global_heads=6, local_dim=96, local_heads=3, decoder_layers=1),
+    "mini": _Shape(global_layers=8, global_dim=192, global_heads=6, local_dim=96, local_heads=3, decoder_layers=1),
     "micro": _Shape(global_layers=10, global_dim=512, global_heads=8, local_dim=256, local_heads=4, decoder_layers=2),
     "420m": _Shape(global_layers=21, global_dim=1280, global_heads=10, local_dim=768, local_heads=12, decoder_layers=7),
     "630m": _Shape(global_layers=22, global_dim=1536, global_heads=12, local_dim=768, local_heads=12, decoder_layers=7),

@@ -57,18 +57,18 @@ def _expand(
     settings |= _mapping(body.get("settings", {}), f"{path}: settings")
     own = _mapping(body.get("stages", {}), f"{path}: stages")
     _add(
-        stages, {key: _used(value, settings, f"{path}: stages.{key}") for key, value in own.items()}, f"{path}: stages"
+        stages, {key: opened(value, settings, f"{path}: stages.{key}") for key, value in own.items()}, f"{path}: stages"
     )
     blocks = body.get("runs", [])
     for number, block in enumerate(blocks if isinstance(blocks, list) else [blocks]):
         where = f"{path}: runs" + (f"[{number}]" if isinstance(blocks, list) else "")
-        _add(stages, _runs(_used(block, settings, where), settings, where), where)
+        _add(stages, _runs(block, settings, where), where)
     return body, stages, settings
 
 
 def _runs(block: Any, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The stages of one block of runs."""
-    block = _mapping(block, where)
+    block = opened(_mapping(block, where), settings, where)
     for key in block:
         if key not in BLOCK_KEYS:
             raise LstError(f"{where}.{key}: unknown key.", hint=f"Valid are: {', '.join(BLOCK_KEYS)}.")
@@ -81,11 +81,11 @@ def _runs(block: Any, settings: Mapping[str, Any], where: str) -> dict[str, Any]
     seeds = _list(block.get("seeds", [None]), f"{where}.seeds")
     stages: dict[str, Any] = {}
     for arm, changes in arms.items():
-        changes = _used(changes or {}, settings, f"{where}.arms.{arm}")
+        changes = opened(changes or {}, settings, f"{where}.arms.{arm}")
         for seed in seeds:
             run = str(arm) if seed is None else f"{arm}-{seed}"
             for name, template in templates.items():
-                filled = _filled(_used(template or {}, settings, f"{where}.stages.{name}"), run)
+                filled = opened(_filled(template or {}, run), settings, f"{where}.stages.{name}")
                 if name == RUN:
                     filled = merged(filled, changes) | ({} if seed is None else {"seed": seed})
                 stages[str(name).replace(RUN, run)] = filled
@@ -99,22 +99,21 @@ def merged(below: Any, above: Any) -> Any:
     return above
 
 
-def _used(value: Any, settings: Mapping[str, Any], where: str) -> Any:
-    """A value whose mappings with `use` begin with the settings of that name."""
-    if isinstance(value, list):
-        return [_used(item, settings, where) for item in value]
-    if not isinstance(value, Mapping):
+def opened(value: Any, settings: Mapping[str, Any], where: str) -> Any:
+    """A mapping with `use` as those settings with the rest of the mapping on top; anything else as it is.
+
+    What lies deeper is left alone: in the stages of a block, `use` may depend on {run}.
+    """
+    if not isinstance(value, Mapping) or "use" not in value:
         return value
-    own = {key: _used(item, settings, f"{where}.{key}") for key, item in value.items() if key != "use"}
     start: Any = {}
-    for name in _list(value.get("use", []), f"{where}.use"):
+    for name in _list(value["use"], f"{where}.use"):
         if name not in settings:
             known = ", ".join(settings) or "none"
             raise LstError(f"{where}.use: there are no settings called {name!r}.", hint=f"There are: {known}.")
-        start = merged(
-            start, _used(settings[name], {key: item for key, item in settings.items() if key != name}, where)
-        )
-    return merged(start, own)
+        others = {key: item for key, item in settings.items() if key != name}  # so that a circle ends
+        start = merged(start, opened(settings[name], others, f"settings.{name}"))
+    return merged(start, {key: item for key, item in value.items() if key != "use"})
 
 
 def _filled(value: Any, run: str) -> Any:

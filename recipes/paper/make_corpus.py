@@ -39,6 +39,8 @@ STORY_COPIES = 5
 BOOK_CHARS = 3000
 """A document of the books: paragraphs of one chapter up to so many characters."""
 PASSAGE_WORDS = 60
+BLOCK = 400
+"""Passages that are spoken before the next ones are begun: what a kill can cost is one voice's part of them."""
 WORDS_PER_SECOND = 3.2
 """Of the voices, about: decides how many stories are spoken for a number of hours."""
 SPEECH_LICENCES = {
@@ -63,7 +65,6 @@ class Passage:
     name: str
     text: str
     speaker: str
-    voice: str
 
 
 def main() -> None:
@@ -121,9 +122,13 @@ def speak(out: Path, voices: Sequence[str], unmet: Sequence[str], hours: float) 
         "held-out": list(planned(held_out, [*voices, *unmet], math.inf, labels)),
         "spoken": list(planned(train, voices, enough, labels)),
     }
-    for spec, voice in opened.items():
+    for slow in (False, True):  # what is quick first, all voices in turn: a part of it is a small corpus of all voices
+        some = [voice for voice in opened.values() if (voice.engine != "espeak-ng") == slow]
         for part, passages in parts.items():
-            spoken_by(voice, [passage for passage in passages if passage.voice == spec], out / "speech" / part)
+            for start in range(0, len(passages), BLOCK):
+                for voice in some:
+                    spoken_by(voice, passages[start : start + BLOCK], out / "speech" / part)
+                print(f"{part}: {min(start + BLOCK, len(passages)):,} of {len(passages):,} passages", flush=True)
     for part, passages in parts.items():
         count, seconds = write_table(out / "speech" / part, passages)
         print(f"{part}: {count:,} of {len(passages):,} passages, {seconds / 3600:.2f} h", flush=True)
@@ -141,25 +146,24 @@ def planned(
         words += len(story.split())
         voice = voices[number % len(voices)]
         for place, text in enumerate(passages_of(story)):
-            yield Passage(f"{key_of(story)[:12]}-{place}", text, labels[voice], voice)
+            yield Passage(f"{key_of(story)[:12]}-{place}", text, labels[voice])
 
 
-def spoken_by(voice: "Voice", passages: Sequence[Passage], folder: Path, batch: int = 32) -> None:
-    """Record what is missing, in batches: what a kill can cost."""
+def spoken_by(voice: "Voice", passages: Sequence[Passage], folder: Path) -> None:
+    """Record what this voice reads of `passages` and is not there yet."""
     import soundfile
 
     from lst.constants import SAMPLE_RATE
 
     (folder / voice.label).mkdir(parents=True, exist_ok=True)
-    left = [passage for passage in passages if not recording(folder, passage).is_file()]
-    for start in range(0, len(left), batch):
-        some = left[start : start + batch]
-        for passage, samples in zip(some, voice.speak([passage.text for passage in some]), strict=True):
+    own = [passage for passage in passages if passage.speaker == voice.label]
+    left = [passage for passage in own if not recording(folder, passage).is_file()]
+    if left:
+        for passage, samples in zip(left, voice.speak([passage.text for passage in left]), strict=True):
             path = recording(folder, passage)
             partial = path.with_suffix(".partial")
             soundfile.write(partial, samples, SAMPLE_RATE, format="FLAC")
             partial.replace(path)
-        print(f"{folder.name}, {voice.label}: {start + len(some):,} of {len(left):,}", flush=True)
 
 
 def recording(folder: Path, passage: Passage) -> Path:

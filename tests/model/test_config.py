@@ -84,7 +84,7 @@ def test_the_papers_1b() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_and_their_bases(name: str) -> None:
-    config = preset(name, text_size=4096 if name in ("nano", "micro") else 32_000)
+    config = preset(name, text_size=4096 if name in ("nano", "mini", "micro") else 32_000)
     same = preset(name, text_size=config.text_size, base="same-global")
     matched = preset(name, text_size=config.text_size, base="matched")
     assert same.is_base
@@ -113,7 +113,7 @@ def test_patching_none_asks_for_a_base_model() -> None:
 
 
 def test_unknown_names_are_explained() -> None:
-    with pytest.raises(UsageError, match="Presets: nano, micro"):
+    with pytest.raises(UsageError, match="Presets: nano, mini, micro"):
         preset("pico", text_size=100)
     with pytest.raises(UsageError, match="Variants: same-global, matched"):
         preset("nano", text_size=100, base="other")  # type: ignore[arg-type]

@@ -56,6 +56,28 @@ def test_arms_without_seeds_are_called_by_their_name(tmp_path: Path) -> None:
     assert stages_of(path) == {"x": {"stage": "read"}, "y": {"stage": "read", "scale": 2}}
 
 
+def test_a_block_may_build_on_settings_and_its_stages_on_those_named_by_the_run(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.yaml",
+        """
+        settings:
+          a: {x: 1}
+          b: {x: 2, w: 1}
+          long: {y: 10}
+          short: {y: 1}
+          block: {stages: {"{run}": {use: long}, "{run}-sweep": {use: [short, "{run}"], w: 5}}}
+          small: {use: block, stages: {"{run}": {use: short}}}
+        runs: {use: small, arms: {a: {use: a}, b: {use: b}}}
+        """,
+    )
+    assert stages_of(path) == {
+        "a": {"x": 1, "y": 1},
+        "a-sweep": {"x": 1, "y": 1, "w": 5},
+        "b": {"x": 2, "y": 1, "w": 1},
+        "b-sweep": {"x": 2, "y": 1, "w": 5},
+    }
+
+
 def test_settings_build_on_each_other_and_come_along_with_an_included_file(tmp_path: Path) -> None:
     write(tmp_path / "data" / "d.yaml", "settings: {a: {x: 1, y: 1}}\nstages: {one: {stage: read, source: n.txt}}")
     path = write(
@@ -63,12 +85,12 @@ def test_settings_build_on_each_other_and_come_along_with_an_included_file(tmp_p
         """
         include: [data/d.yaml]
         settings: {b: {use: a, y: 2}}
-        stages: {two: {use: [a, b], z: {use: b}}}
+        stages: {two: {use: [a, b], z: 3}}
         """,
     )
     assert stages_of(path) == {
         "one": {"stage": "read", "source": "data/n.txt"},
-        "two": {"x": 1, "y": 2, "z": {"x": 1, "y": 2}},
+        "two": {"x": 1, "y": 2, "z": 3},
     }
 
 

@@ -165,6 +165,17 @@ def test_a_setting_that_is_a_path_is_relative_to_the_recipe(tmp_path: Path, monk
     assert "warm_start" not in config.as_json()
 
 
+PAPER = sorted((Path(__file__).parents[2] / "recipes" / "paper").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [path for path in PAPER if path.stem != "training"], ids=lambda path: path.stem)
+def test_the_recipes_of_the_paper_are_sound_and_share_a_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    recipe, everything = load_recipe(path), load_recipe(path.with_name("all.yaml"))
+    assert recipe.name == "paper"
+    assert {name: everything.stages[name] for name in recipe.stages} == recipe.stages
+
+
 @pytest.mark.parametrize("name", ["demo", "nano-patchings", "nano-variants"])
 def test_the_recipes_that_ship_are_sound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
