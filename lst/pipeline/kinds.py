@@ -47,7 +47,11 @@ class StageKind:
         return getattr(importlib.import_module(self.module), name)
 
 
+MADE = "made"
+"""The kind of a stage that was made elsewhere: `source` is its directory, which is used as it is."""
+
 KINDS: dict[str, StageKind] = {
+    MADE: StageKind("lst.config", "StageConfig", "", "", needs_source=True),
     "ingest": StageKind("lst.audio.stage", "IngestConfig", "ingest_spec", "ingest", needs_source=True),
     "tokenize-audio": StageKind(
         "lst.units.stage", "TokenizeAudioConfig", "tokenize_audio_spec", "tokenize_audio", {"audio": "ingest"}

@@ -1,6 +1,7 @@
 """Running a recipe: a stage is made if its content id is not what lies in its directory, else left alone."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from lst.manifest import (
     write_json,
 )
 from lst.manifest.inspect import differences
+from lst.pipeline.kinds import MADE
 from lst.pipeline.recipe import Recipe, StageNode
 
 RUN_FILE = "run.json"
@@ -69,7 +71,7 @@ def plan_recipe(recipe: Recipe, out: Path, only: Iterable[str] = ()) -> list[Sta
             states[name] = StageState(name, "waits", reasons)
             continue
         inputs = {role: states[source].manifest for role, source in node.inputs.items()}
-        states[name] = _state(node, stage_spec(node, inputs), out)
+        states[name] = _state(node, inputs, out)
     return list(states.values())
 
 
@@ -90,8 +92,7 @@ def run_recipe(
     for name in recipe.needed_for(list(only) or recipe.stages):
         node = recipe.stages[name]
         inputs = {role: runs[source].manifest for role, source in node.inputs.items()}
-        spec = stage_spec(node, inputs)
-        state = _state(node, spec, out)
+        state = _state(node, inputs, out)
         if on_stage:
             on_stage(state)
         start = time.monotonic()
@@ -121,7 +122,11 @@ def _make(node: StageNode, inputs: dict[str, Manifest], out: Path, workers: int,
     return manifest
 
 
-def _state(node: StageNode, spec: StageSpec, out: Path) -> StageState:
+def _state(node: StageNode, inputs: dict[str, Any], out: Path) -> StageState:
+    if node.kind_name == MADE:
+        assert node.source is not None  # the recipe was checked
+        return StageState(node.name, "made", [], load_manifest(node.source))
+    spec = stage_spec(node, inputs)
     directory = stage_directory(out, node.name)
     old = _load_existing(directory)
     if old is not None and old.id == spec.id:
@@ -188,7 +193,9 @@ def read_runs(out: Path) -> dict[str, Any]:
 def _record(out: Path, run: StageRun) -> None:
     body = read_runs(out)
     if run.computed or run.name not in body["stages"]:
-        entry = {"id": run.manifest.id, "seconds": round(run.seconds, 2), "peak_mb": peak_memory_mb()}
+        entry: dict[str, Any] = {"id": run.manifest.id, "seconds": round(run.seconds, 2), "peak_mb": peak_memory_mb()}
+        if run.manifest.path.resolve() != stage_directory(out, run.name).resolve():
+            entry["path"] = os.path.relpath(run.manifest.path, out)  # made elsewhere
         body["stages"][run.name] = entry
         write_json(out / RUN_FILE, body)
 

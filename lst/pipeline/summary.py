@@ -43,9 +43,9 @@ def run_summary(out: Path, report: Path | None) -> dict[str, Any]:
 def stage_manifests(out: Path) -> dict[str, Manifest]:
     """The finished stages below `out` in the order in which they were first made."""
     made = {}
-    for name in read_runs(out)["stages"]:
+    for name, entry in read_runs(out)["stages"].items():
         try:
-            made[name] = load_manifest(out / name)
+            made[name] = load_manifest(out / entry.get("path", name))
         except LstError:
             continue  # interrupted while being made again: the table is of what is there
     return made

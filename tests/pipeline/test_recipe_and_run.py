@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from lst.errors import LstError, UsageError
-from lst.manifest import Progress
+from lst.manifest import Progress, load_manifest
 from lst.pipeline import kinds
 from lst.pipeline.recipe import load_recipe
 from lst.pipeline.run import plan_recipe, read_runs, run_recipe
+from lst.pipeline.summary import stage_manifests
 from tests.pipeline import toy
 
 RECIPE = """
@@ -74,6 +75,25 @@ def test_the_plan_is_what_the_run_does_and_writes_nothing(tmp_path: Path) -> Non
     assert plan["one"].state == "made"
     assert plan["three"].reasons == ["scale: 3 -> 9"]
     assert plan["sum"].reasons == ["three comes first", "offset: 0 -> 1"]
+
+
+def test_what_was_made_elsewhere_is_used_where_it_lies(tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "other.yaml").write_text(
+        "stages: {one: {stage: made, source: out/one}, three: {stage: made, source: out/three}, "
+        "sum: {stage: add, inputs: {right: three}, seed: 5}}"
+    )
+    recipe = load_recipe(tmp_path / "other.yaml")
+    assert [state.state for state in plan_recipe(recipe, tmp_path / "again")] == ["made", "made", "new"]
+    runs = run_recipe(recipe, tmp_path / "again", open_progress=silent)
+    assert [item.name for item in runs if item.computed] == ["sum"]
+    assert runs[-1].manifest.id == load_manifest(tmp_path / "out" / "sum").id
+    made = stage_manifests(tmp_path / "again")
+    assert made["one"].path.resolve() == (tmp_path / "out" / "one").resolve()
+    assert not (tmp_path / "again" / "one").exists()
+    (tmp_path / "other.yaml").write_text("stages: {one: {stage: made, source: gone}}")
+    with pytest.raises(LstError, match="gone"):
+        plan_recipe(load_recipe(tmp_path / "other.yaml"), tmp_path / "again")
 
 
 def test_only_runs_a_stage_and_what_it_needs(tmp_path: Path) -> None:

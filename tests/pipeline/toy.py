@@ -6,7 +6,7 @@ from typing import Any
 from lst.config import StageConfig
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, sha256_file
-from lst.pipeline.kinds import StageKind
+from lst.pipeline.kinds import KINDS, StageKind
 
 MADE: list[str] = []
 """Names of the stages that really ran."""
@@ -59,6 +59,7 @@ def _build(out: Path, spec: StageSpec, value: float, force: bool) -> Manifest:
 
 
 TOY_KINDS = {
+    "made": KINDS["made"],
     "read": StageKind("tests.pipeline.toy", "ReadConfig", "read_spec", "read", needs_source=True),
     "add": StageKind("tests.pipeline.toy", "AddConfig", "add_spec", "add", {"left": "one", "right": "two"}),
 }
