@@ -21,6 +21,7 @@ from typing import Any
 from lst.config import StageConfig
 from lst.errors import LstError, UsageError
 from lst.pipeline.expand import expand
+from lst.pipeline.handshake import check_benchmarks
 from lst.pipeline.kinds import StageKind, stage_kind
 
 RECIPE_KEYS = ("name", "description", "seed", "include", "settings", "runs", "stages")
@@ -93,7 +94,9 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         str(name): _stage_node(path, str(name), settings or {}, body.get("seed"), stages)
         for name, settings in stages.items()
     }
-    return Recipe(str(body.get("name", path.stem)), str(body.get("description", "")), _in_order(path, nodes))
+    ordered = _in_order(path, nodes)
+    check_benchmarks(path, ordered)
+    return Recipe(str(body.get("name", path.stem)), str(body.get("description", "")), ordered)
 
 
 def _check_keys(path: Path, body: Mapping[str, Any]) -> None:

@@ -201,3 +201,19 @@ def test_the_recipes_that_ship_are_sound(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     recipe = load_recipe(Path(__file__).parents[2] / "recipes" / f"{name}.yaml")
     assert recipe.name == name
+
+
+def test_a_benchmark_with_the_units_of_another_tokenizer_is_told_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    demo = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+    other = "tokenize-audio.tokenizer=mfcc-501"
+    expected = (
+        r"stages\.storycloze-data\.tokenizer: eval-storycloze would test a model of the units of mfcc-501 with those of"
+    )
+    with pytest.raises(LstError, match=expected):
+        load_recipe(demo, [other])
+    assert load_recipe(demo, [other, "storycloze-data.tokenizer=mfcc"]).stages  # another name for the same
+    assert load_recipe(demo, [other, "storycloze-data.tokenizer=null"]).stages
+    assert load_recipe(demo, [other, "storycloze-data.tokenizer=/not/here"]).stages
