@@ -15,8 +15,6 @@ def check_benchmarks(path: Path, stages: "Mapping[str, StageNode]") -> None:
 
     A tokenizer that is not on this machine is left to the stage that uses it.
     """
-    from lst.units import tokenizer_fingerprint
-
     for node in stages.values():
         bench = stages.get(node.inputs.get("bench", ""))
         units = _behind(stages, node.inputs.get("model", ""), "tokenize-audio")
@@ -25,6 +23,8 @@ def check_benchmarks(path: Path, stages: "Mapping[str, StageNode]") -> None:
         theirs, ours = (str(getattr(other.config, "tokenizer", "")) for other in (bench, units))
         if getattr(bench.config, "tokenizer", None) is None or theirs == ours:
             continue
+        from lst.units import tokenizer_fingerprint
+
         try:
             same = tokenizer_fingerprint(theirs) == tokenizer_fingerprint(ours)
         except LstError:
