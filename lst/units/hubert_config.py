@@ -88,9 +88,9 @@ class HubertConfig(StageConfig):
         "stands noise better. phones: a linear map of the last layer that tells most of the phone",
     )
     stability: float = Field(
-        default=0.05, ge=0, description="units_from phones: weight of giving the same units under noise"
+        default=0.02, ge=0, description="units_from phones: weight of giving the same units under noise"
     )
-    head_steps: int = Field(default=400, ge=1, description="units_from phones: steps of fitting the map")
+    head_steps: int = Field(default=300, ge=1, description="units_from phones: steps of fitting the map")
     head_frames: int = Field(default=200_000, ge=1, description="units_from phones: frames that it is fitted on")
     discriminants: int = Field(
         default=0,

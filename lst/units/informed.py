@@ -19,10 +19,10 @@ from lst.units.codebooks import PredictionHead
 from lst.units.network import HubertNetwork
 from lst.units.segments import Corpus, Segments, band_gains, band_places
 
-BATCH = 6144
-RATE = 0.05
-SHARPNESS = 10.0
-"""Of the cosines at the start, as in the training."""
+BATCH = 4096
+RATE = 0.025
+SHARPNESS = 25.0
+"""Of the cosines at the start: two and a half times that of the training, or soft and hard units would differ much."""
 NOISE_DB = (14.0, 26.0)
 
 

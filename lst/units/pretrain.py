@@ -241,7 +241,7 @@ def _restore(directory: Path, network: HubertNetwork, optimizer: torch.optim.Opt
         except Exception as error:  # whatever a damaged zip or pickle makes of itself
             log.warning("%s is damaged (%s); the checkpoint before it is used.", path, error)
             continue
-        if state["config"] != network.config.model_dump(mode="json"):
+        if NetworkConfig.model_validate(state["config"]) != network.config:
             raise LstError(f"{path} belongs to a network of another size.", hint="Use another directory, or --force.")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])

@@ -293,7 +293,7 @@ def _last_numbers(metrics: Path) -> dict[str, float]:
     """Loss and accuracy at the end of the training, in training and validation."""
     numbers: dict[str, float] = {}
     for line in map(json.loads, metrics.read_text(encoding="utf-8").splitlines()):
-        for name in ("loss", "accuracy", "masked_accuracy"):
+        for name in ("loss", "accuracy", "masked_accuracy", "phone_loss", "phone_accuracy"):
             if name in line:
                 numbers[f"{line['split']}_{name}"] = round(line[name], 4)
     return numbers
