@@ -42,15 +42,29 @@ def lower_loss(loss: str, better: str, worse: str, tier: str = "") -> Callable[[
             return Verdict(NOT_RUN, _absent(found, (better, worse), tier))
         means = [statistics.fmean(side) for side in values]
         numbers = f"{LABELS[loss]}: {better} {means[0]:.3f}, {worse} {means[1]:.3f}"
-        if min(len(side) for side in values) < 2:
-            return Verdict(UNDECIDED, f"{numbers}; one seed")
-        error = sum(statistics.variance(side) / len(side) for side in values) ** 0.5
+        error = _standard_error(found, loss, values)
+        if error is None:
+            return Verdict(UNDECIDED, f"{numbers}; one seed, and nothing that says how far seeds lie apart")
         numbers += f"; difference {means[0] - means[1]:+.3f}, standard error over seeds {error:.3f}"
         if abs(means[0] - means[1]) <= 2 * error:
             return Verdict(UNDECIDED, numbers)
         return Verdict(REPRODUCED if means[0] < means[1] else NOT_REPRODUCED, numbers)
 
     return judge
+
+
+def _standard_error(found: "Found", loss: str, values: Sequence[Sequence[float]]) -> float | None:
+    """Of the difference of means over seeds. Where an arm has one seed, seeds vary as in the first tier."""
+    if min(len(side) for side in values) >= 2:
+        return float(sum(statistics.variance(side) / len(side) for side in values) ** 0.5)
+    first: dict[str, list[float]] = {}
+    for run in found.runs:
+        if not run.tier and loss in run.losses:
+            first.setdefault(run.arm, []).append(run.losses[loss])
+    variances = [statistics.variance(side) for side in first.values() if len(side) > 1]
+    if not variances:
+        return None
+    return float((statistics.fmean(variances) * sum(1 / len(side) for side in values)) ** 0.5)
 
 
 def higher_score(

@@ -125,6 +125,8 @@ def most_similar(passages: Sequence[Passage]) -> list[int]:
     chosen = [0] * len(passages)
     for place in (0, 1):
         here = [i for i, passage in enumerate(passages) if passage.place == place]
+        if not here:
+            continue
         vectoriser = TfidfVectorizer(stop_words="english", sublinear_tf=True)
         whole = vectoriser.fit_transform(f"{passages[i].context} {passages[i].ending}" for i in here)
         likeness = (whole @ whole.T).toarray()

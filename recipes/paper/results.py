@@ -57,6 +57,8 @@ class Run:
     losses: dict[str, float]
     costs: dict[str, float]
     curve: list[dict[str, float]]
+    loss: float | None = None
+    """Nats per target over all that is held out: what learning rates of one arm are compared by."""
     scores: dict[str, Manifest] = field(default_factory=dict)
     """`lst.eval/1` by benchmark."""
 
@@ -89,6 +91,7 @@ def main(directory: Path, docs: Path) -> None:
     parts = [
         INTRODUCTION,
         "## Claims\n\n" + claims_table(found),
+        "## Learning rates\n\n" + rates_table(found),
         "## Data\n\n" + data_table(found),
         *(f"## Runs: {title}\n\n" + runs_table(found, tier) for tier, title in TIERS.items()),
         "## Recognising and speaking\n\n" + speech_table(found),
@@ -126,7 +129,9 @@ def _run(name: str, manifest: Manifest, seconds: float) -> Run:
     last = curve[-1] if curve else {}
     named = _NAME.fullmatch(name)
     assert named is not None
-    arm = re.sub(r"-\d+e-\d+$", "", named[2]) if named[1] == "sweep" else named[2]
+    arm = named[2]
+    if named[1] == "sweep":
+        arm = name.removeprefix("sweep-").rsplit("-", 2)[0]  # ARM-2e-3: the rate is in the settings
     return Run(
         name=name,
         tier=named[1] or "",
@@ -137,6 +142,7 @@ def _run(name: str, manifest: Manifest, seconds: float) -> Run:
         losses={key: last[key] for key in LOSSES if key in last},
         costs={key: float(manifest.totals.get(key, 0)) for key in COSTS[:-1]} | {"minutes": round(seconds / 60, 2)},
         curve=curve,
+        loss=next((float(line["loss"]) for line in reversed(lines) if line["split"] == "valid"), None),
     )
 
 
@@ -223,6 +229,23 @@ def data_table(found: Found) -> str:
                 [f"global units per original token of {run.name}", f"{run.costs['global_units'] / original:.3f}"]
             )
     return markdown(["", ""], rows)
+
+
+def rates_table(found: Found) -> str:
+    """What the sweep says of each arm, and what the recipes use."""
+    sweep = [run for run in found.runs if run.tier == "sweep" and run.loss is not None]
+    if not sweep:
+        return "The sweep was not run: all arms have the rate that `training.yaml` says.\n"
+    used = {name: node.config for name, node in load_recipe(RECIPE).stages.items()}
+    rows = []
+    for arm in dict.fromkeys(run.arm for run in sweep):
+        losses = {run.lr: run.loss for run in sorted(sweep, key=lambda run: run.lr) if run.arm == arm}
+        best = min(losses, key=lambda lr: losses[lr] or 0.0)
+        config: Any = used.get(f"{arm}-0", used.get(f"quarter-{arm}-0"))
+        rate = float(config.optimizer.lr)
+        tried = ", ".join(f"{lr:g}: {loss:.4f}" for lr, loss in losses.items())
+        rows.append([arm, tried, f"{best:g}", f"{rate:g}" + ("" if rate == best else ", **not the best**")])
+    return markdown(["arm", "held-out loss by rate", "best", "used"], rows)
 
 
 def runs_table(found: Found, tier: str) -> str:
