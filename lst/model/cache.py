@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.patching import Example
@@ -23,9 +24,22 @@ from lst.model.attention import Attend
 from lst.model.blocks import TransformerLayer
 from lst.model.config import TransformerConfig
 from lst.model.kv import KeyValues
+from lst.model.linear import Linear
 from lst.model.local import DecoderLayer
 from lst.model.lst import LST, Activations, Prepared
-from lst.model.step import CrossWeights, LayerWeights, Turn, look, one_patch, remember, token_layer, turn_table
+from lst.model.step import (
+    CrossWeights,
+    LayerWeights,
+    Matrix,
+    Norm,
+    PatchWeights,
+    Turn,
+    decode,
+    global_step,
+    one_patch,
+    stack,
+    turn_table,
+)
 
 Rows = NDArray[np.int64]
 
@@ -40,10 +54,12 @@ class Incremental:
     (B, V) float32, for the token after the last.
     """
 
-    def __init__(self, model: LST, patch_size: int | None = None) -> None:
+    def __init__(self, model: LST, patch_size: int | None = None, *, only_speech: bool = False) -> None:
         self.model = model
         self.config = model.config
         self.patch_size = patch_size if patch_size is not None else self.config.patching.size
+        self.first = model.config.text_size if only_speech else 0
+        """The first id that has logits after a step; those before it have -inf."""
         self.device = next(model.parameters()).device
         self.caches: dict[str, KeyValues] = {}
         self.positions: Rows = np.zeros(0, dtype=np.int64)
@@ -55,15 +71,28 @@ class Incremental:
         self.tables: dict[tuple[int, float], Turn] = {}
         self.global_steps = 0
         """Positions the global transformer has computed since `start`, prompts included, over all documents."""
-        encoder, decoder = model.encoder, model.decoder
+        self._take_weights()
+
+    def _take_weights(self) -> None:
+        """The model's weights as the compiled steps read them."""
+        model, encoder, decoder = self.model, self.model.encoder, self.model.decoder
         self.layers = {
             name: [LayerWeights.of(cast(TransformerLayer | DecoderLayer, layer)) for layer in stack.layers]
             for name, stack in (("encoder", encoder), ("global", model.global_transformer), ("decoder", decoder))
             if stack is not None
         }
+        self.norms = {"global": Norm.of(model.global_transformer.norm)}
+        self.head = Matrix.from_row(model.head, self.first)
+        self.text_head = None if model.text_head is None else Matrix.from_row(model.text_head, self.first)
+        self.patch = None if encoder is None else PatchWeights.of(encoder)
         self.cross: list[CrossWeights] = []
+        self.widen: Matrix | None = None
         if decoder is not None:
-            self.cross = [CrossWeights.of(cast(DecoderLayer, layer)) for layer in decoder.layers]
+            self.norms["decoder"] = Norm.of(decoder.norm)
+            self.widen = Matrix.of(decoder.input) if isinstance(decoder.input, Linear) else None
+            for layer in decoder.layers:
+                decoder_layer = cast(DecoderLayer, layer)
+                self.cross.append(CrossWeights.of(decoder_layer.cross_norm, decoder_layer.cross))
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Example]) -> Tensor:
@@ -96,32 +125,37 @@ class Incremental:
         everyone = np.arange(len(ids))
         device_ids = torch.from_numpy(ids).to(self.device)
         if self.model.encoder is None:
-            states = self._global(self.model.embed(device_ids), everyone)
+            logits = self._global(self.model.embed(device_ids), everyone, self.head)
             self.positions += 1
-            return self.model.head(states).float()  # type: ignore[no-any-return]
+            return self._all_ids(logits)
 
         ended = everyone[(self.open > 0) & (~unit | (self.open >= self.patch_size))]
         if len(ended):  # this token begins another patch, so the open one is complete, however short
             self._close(ended)
-        local = everyone if self.model.text_head is None else everyone[unit]
+        local = everyone if self.text_head is None else everyone[unit]
         hidden = self._encode(device_ids, local) if len(local) else None
         if hidden is not None:
             self._append(hidden, local)
-        straight = everyone[:0] if self.model.text_embedding is None else everyone[~unit]
+        straight = everyone[:0] if self.text_head is None else everyone[~unit]
         text_logits = None
-        if len(straight) and self.model.text_embedding is not None and self.model.text_head is not None:
-            outputs = self._global(self.model.text_embedding(_take(device_ids, straight)), straight)
-            text_logits = self.model.text_head(outputs).float()
+        if len(straight):
+            assert self.model.text_embedding is not None
+            text_logits = self._global(self.model.text_embedding(_take(device_ids, straight)), straight, self.text_head)
         full = local[(self.open[local] >= self.patch_size) | ~unit[local]]
         if len(full):
             self._close(full)
-        unit_logits = self.model.head(self._decode(hidden, local)).float() if hidden is not None else None
+        unit_logits = None if hidden is None else self._decode(hidden, local)
         self.positions += 1
         if text_logits is None or unit_logits is None:
-            return unit_logits if text_logits is None else text_logits  # type: ignore[return-value]
-        logits = torch.empty(len(ids), self.config.vocabulary.size, device=self.device)
+            return self._all_ids(unit_logits if text_logits is None else text_logits)
+        logits = torch.empty(len(ids), unit_logits.shape[1], device=self.device)
         logits[straight], logits[local] = text_logits, unit_logits
-        return logits
+        return self._all_ids(logits)
+
+    def _all_ids(self, logits: Tensor | None) -> Tensor:
+        """(B, V) from the logits of the ids that have any."""
+        assert logits is not None
+        return F.pad(logits, (self.first, 0), value=-torch.inf) if self.first else logits
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these documents only, in this order."""
@@ -140,15 +174,10 @@ class Incremental:
         encoder = self.config.encoder
         assert encoder is not None
         turn = self._turn(self.positions[rows], encoder)
-        return self._through("encoder", self.model.embed(_take(ids, rows)), turn, rows)
-
-    def _through(self, name: str, x: Tensor, turn: Turn, rows: Rows) -> Tensor:
-        """States (R, d) of new tokens through the layers of the encoder or the global transformer."""
-        cache = self.caches[name]
+        cache = self.caches["encoder"]
         places = cache.adding(rows)
-        for weights, keys, values in zip(self.layers[name], cache.keys, cache.values, strict=True):
-            x = token_layer(x, weights, *turn, keys, values, places)
-        return x
+        states = self.model.embed(_take(ids, rows))
+        return stack(states, self.layers["encoder"], *turn, cache.keys, cache.values, places)  # type: ignore[no-any-return]
 
     def _append(self, hidden: Tensor, rows: Rows) -> None:
         if len(rows) == len(self.open) == 1:
@@ -159,42 +188,67 @@ class Incremental:
 
     def _close(self, rows: Rows) -> None:
         """Makes patches of the open tokens of `rows` and sends them through the global transformer."""
-        assert self.model.encoder is not None
         sizes = self.open[rows]
         most = int(sizes.max())
         inside = None
         if int(sizes.min()) < most:
             inside = torch.from_numpy(np.arange(most) < sizes[:, None]).to(self.device)
-        self._global(one_patch(self.model.encoder, _take(self.pending, rows)[:, :most], inside), rows)
+        self._global(one_patch(_take(self.pending, rows)[:, :most], inside, self.patch), rows)
         self.open[rows] = 0
 
-    def _global(self, x: Tensor, rows: Rows) -> Tensor:
-        """The global transformer on one new patch (R, d_global) of each of `rows`; keeps what the decoder needs."""
-        positions = self.caches["global"].counts[rows]
+    def _global(self, x: Tensor, rows: Rows, head: Matrix | None = None) -> Tensor:
+        """The global transformer on one new patch (R, d_global) of each of `rows`; keeps what the decoder needs.
+
+        Returns its outputs or, with a `head`, logits.
+        """
+        cache, prefix, decoder = self.caches["global"], self.caches.get("prefix"), self.config.decoder
+        positions = cache.counts[rows]
         turn = self._turn(positions, self.config.global_transformer)
-        outputs: Tensor = self.model.global_transformer.norm(self._through("global", x, turn, rows))
         self.global_steps += len(rows)
-        if self.config.decoder is not None:
-            turn_or_none = self._turn(positions, self.config.decoder) if self.config.cross_rope else (None, None)
-            prefix = self.caches["prefix"]
-            places = prefix.adding(rows)
-            for weights, keys, values in zip(self.cross, prefix.keys, prefix.values, strict=True):
-                remember(outputs, weights, *turn_or_none, keys, values, places)
-        return outputs
+        places = cache.adding(rows)
+        cross_turn: tuple[Tensor | None, Tensor | None] = (None, None)
+        if decoder is not None and self.config.cross_rope:
+            cross_turn = self._turn(positions, decoder)
+        return global_step(  # type: ignore[no-any-return]
+            x,
+            self.layers["global"],
+            self.norms["global"],
+            *turn,
+            cache.keys,
+            cache.values,
+            places,
+            head,
+            self.cross,
+            *cross_turn,
+            [] if prefix is None else prefix.keys,
+            [] if prefix is None else prefix.values,
+            None if prefix is None else prefix.adding(rows),
+        )
 
     def _decode(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """Decoder states (R, d), normed, from the encoder's."""
-        decoder, prefix, cache = self.model.decoder, self.caches["prefix"], self.caches["decoder"]
+        """Logits (R, V) from the encoder's states (R, d)."""
+        prefix, cache, decoder = self.caches["prefix"], self.caches["decoder"], self.config.decoder
         assert decoder is not None
-        turn = self._turn(self.positions[rows], decoder.config)
+        turn = self._turn(self.positions[rows], decoder)
         latest = np.maximum(prefix.counts[rows] - 1, 0)
-        query_turn = self._turn(latest, decoder.config) if self.config.cross_rope else (None, None)
+        query_turn = self._turn(latest, decoder) if self.config.cross_rope else (None, None)
         seen, places = prefix.reading(rows), cache.adding(rows)
-        x = decoder.input(hidden)
-        for number, weights in enumerate(self.layers["decoder"]):
-            x = look(x, self.cross[number], *query_turn, prefix.keys[number], prefix.values[number], seen)
-            x = token_layer(x, weights, *turn, cache.keys[number], cache.values[number], places)
-        return decoder.norm(x)  # type: ignore[no-any-return]
+        return decode(  # type: ignore[no-any-return]
+            hidden,
+            self.widen,
+            self.layers["decoder"],
+            self.norms["decoder"],
+            *turn,
+            cache.keys,
+            cache.values,
+            places,
+            self.head,
+            self.cross,
+            *query_turn,
+            prefix.keys,
+            prefix.values,
+            seen,
+        )
 
     def _turn(self, positions: Rows, config: TransformerConfig) -> Turn:
         """Rotations at `positions` (R,), looked up in a table that grows as documents do."""

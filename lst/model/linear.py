@@ -6,8 +6,6 @@ the forward and both backward products take half the time (benchmarks/NOTES.md).
 so nothing is copied around. Everything else (other devices and types, autocast, torch.compile) is left to torch.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -39,12 +37,6 @@ class Linear(nn.Linear):
             return _onednn(x, self.weight)
         return _Product.apply(x, self.weight)  # type: ignore[no-any-return, no-untyped-call]
 
-    def kernel(self) -> Callable[[Tensor], Tensor]:
-        """The same product for many small inputs (rows, inputs) without gradients: the choice is made once."""
-        if self.packed is not None:
-            return partial(_onednn, weight=self.packed)
-        return partial(_onednn if _onednn_does(self.weight) else F.linear, weight=self.weight.detach())
-
 
 def pack(model: nn.Module) -> None:
     """Lays out the weights of `model`'s linear layers for inference on a CPU; elsewhere it does nothing.
@@ -56,6 +48,13 @@ def pack(model: nn.Module) -> None:
         if isinstance(layer, Linear) and layer.packed is None and _onednn_does(layer.weight):
             layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 1)
             del layer.weight
+
+
+def pack_rows(layer: Linear, first: int) -> Tensor:
+    """What `pack` makes of a packed layer's outputs from `first` on alone: a smaller matrix beside the whole one."""
+    assert layer.packed is not None
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.packed.to_dense()[first:].contiguous(), 1)
+    return packed
 
 
 class _Product(torch.autograd.Function):

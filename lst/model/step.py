@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lst.model.attention import share_heads
-from lst.model.blocks import RMSNorm, TransformerLayer, rotation
+from lst.model.blocks import CrossAttention, RMSNorm, TransformerLayer, rotation
 from lst.model.kv import Places
-from lst.model.linear import Linear
+from lst.model.linear import Linear, pack_rows
 from lst.model.local import DecoderLayer, PatchEncoder
 
 Turn = tuple[Tensor, Tensor]
@@ -38,6 +37,17 @@ class Matrix(NamedTuple):
     @staticmethod
     def of(layer: Linear) -> "Matrix":
         return Matrix(layer.weight.detach(), False) if layer.packed is None else Matrix(layer.packed, True)
+
+    @staticmethod
+    def from_row(layer: Linear, first: int) -> "Matrix":
+        """Only the outputs from `first` on."""
+        if first == 0:
+            return Matrix.of(layer)
+        return (
+            Matrix(layer.weight.detach()[first:], False)
+            if layer.packed is None
+            else Matrix(pack_rows(layer, first), True)
+        )
 
 
 class Norm(NamedTuple):
@@ -81,7 +91,7 @@ class LayerWeights(NamedTuple):
 
 
 class CrossWeights(NamedTuple):
-    """Cross-attention of a decoder layer."""
+    """Cross-attention of a decoder layer or of the patch encoder."""
 
     norm: Norm
     query: Matrix
@@ -91,15 +101,34 @@ class CrossWeights(NamedTuple):
     kv_heads: int
 
     @staticmethod
-    def of(layer: DecoderLayer) -> "CrossWeights":
-        cross = layer.cross
+    def of(norm: RMSNorm, cross: CrossAttention) -> "CrossWeights":
         return CrossWeights(
-            Norm.of(layer.cross_norm),
+            Norm.of(norm),
             Matrix.of(cross.query),
             Matrix.of(cross.key_value),
             Matrix.of(cross.out),
             cross.heads,
             cross.kv_heads,
+        )
+
+
+class PatchWeights(NamedTuple):
+    """What makes a patch of token states: pooling, cross-attention, projection."""
+
+    pooling: str
+    split: Matrix | None
+    token_norm: Norm
+    cross: CrossWeights
+    output: Matrix
+
+    @staticmethod
+    def of(encoder: PatchEncoder) -> "PatchWeights":
+        return PatchWeights(
+            encoder.pooling,
+            None if encoder.split is None else Matrix.of(encoder.split),
+            Norm.of(encoder.token_norm),
+            CrossWeights.of(encoder.query_norm, encoder.cross),
+            Matrix.of(encoder.output),
         )
 
 
@@ -112,6 +141,8 @@ def _product(x: Tensor, matrix: Matrix) -> Tensor:
 
 def _normed(x: Tensor, norm: Norm) -> Tensor:
     """RMSNorm: sqrt(mean(x^2) + eps) is hypot(|x|, sqrt(d eps)) / sqrt(d)."""
+    if x.dtype == torch.float32:
+        return (x * norm.weight).div_(torch.hypot(torch.norm(x, 2, [-1], True), norm.floor))
     wide = x.float()
     length = torch.norm(wide, 2, [-1], True)
     return (wide * norm.weight).div_(torch.hypot(length, norm.floor)).to(x.dtype)
@@ -120,7 +151,8 @@ def _normed(x: Tensor, norm: Norm) -> Tensor:
 def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`lst.model.kernels.rotate` for heads (R, H, D)."""
     rolled = states.roll(states.size(-1) // 2, -1)
-    return (states * cos).addcmul_(rolled, sin).to(states.dtype)
+    turned = (states * cos).addcmul_(rolled, sin)
+    return turned if turned.dtype == states.dtype else turned.to(states.dtype)
 
 
 def _write(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, places: Places) -> None:
@@ -148,7 +180,9 @@ def _read(query: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor
     scores = torch.bmm(grouped, seen_keys.transpose(1, 2))
     if bias is not None:
         scores = scores + bias
-    weights = torch.softmax(scores, -1, torch.float32).to(values.dtype)
+    weights = torch.softmax(scores, -1) if scores.dtype == torch.float32 else torch.softmax(scores.float(), -1)
+    if weights.dtype != values.dtype:
+        weights = weights.to(values.dtype)
     out = torch.bmm(weights, seen_values).view(rows, heads * width)
     return out if keep is None else out * keep
 
@@ -197,33 +231,109 @@ def _look(
     return x + _product(_read(query, keys, values, places), weights.out)
 
 
-token_layer = torch.jit.script(_token_layer)
-"""States (R, d) through self-attention and feed-forward; the tokens' keys and values are added to the cache."""
-remember = torch.jit.script(_remember)
-"""Adds the cross-attention's keys and values of global outputs (R, d_global) to the cache."""
-look = torch.jit.script(_look)
-"""States (R, d) with what they find in the patches added."""
+def _stack(
+    x: Tensor,
+    layers: list[LayerWeights],
+    cos: Tensor,
+    sin: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    places: Places,
+) -> Tensor:
+    for number, weights in enumerate(layers):
+        x = _token_layer(x, weights, cos, sin, keys[number], values[number], places)
+    return x
 
 
-def one_patch(encoder: PatchEncoder, hidden: Tensor, inside: Tensor | None) -> Tensor:
-    """`PatchEncoder.patches` for one patch per row: token states (R, n, d) to (R, d_global).
+def _global_step(
+    x: Tensor,
+    layers: list[LayerWeights],
+    norm: Norm,
+    cos: Tensor,
+    sin: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    places: Places,
+    head: Matrix | None,
+    cross: list[CrossWeights],
+    cross_cos: Tensor | None,
+    cross_sin: Tensor | None,
+    prefix_keys: list[Tensor],
+    prefix_values: list[Tensor],
+    prefix_places: Places | None,
+) -> Tensor:
+    out = _normed(_stack(x, layers, cos, sin, keys, values, places), norm)
+    if prefix_places is not None:
+        for number, weights in enumerate(cross):
+            _remember(out, weights, cross_cos, cross_sin, prefix_keys[number], prefix_values[number], prefix_places)
+    return out if head is None else _product(out, head).float()
 
-    `inside` (R, n) bool: which of the n are the row's own, first to last; None: all of them.
-    """
-    if encoder.pooling == "max":
-        pooled = (hidden if inside is None else hidden.masked_fill(~inside[:, :, None], -torch.inf)).amax(1)
+
+def _decode(
+    x: Tensor,
+    widen: Matrix | None,
+    layers: list[LayerWeights],
+    norm: Norm,
+    cos: Tensor,
+    sin: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    places: Places,
+    head: Matrix,
+    cross: list[CrossWeights],
+    cross_cos: Tensor | None,
+    cross_sin: Tensor | None,
+    prefix_keys: list[Tensor],
+    prefix_values: list[Tensor],
+    prefix_places: Places,
+) -> Tensor:
+    if widen is not None:
+        x = _product(x, widen)
+    for number, weights in enumerate(layers):
+        seen_keys, seen_values = prefix_keys[number], prefix_values[number]
+        x = _look(x, cross[number], cross_cos, cross_sin, seen_keys, seen_values, prefix_places)
+        x = _token_layer(x, weights, cos, sin, keys[number], values[number], places)
+    return _product(_normed(x, norm), head).float()
+
+
+def _one_patch(hidden: Tensor, inside: Tensor | None, weights: PatchWeights) -> Tensor:
+    rows, tokens, dim = hidden.size(0), hidden.size(1), hidden.size(2)
+    if weights.pooling == "max":
+        pooled = (hidden if inside is None else hidden.masked_fill(~inside[:, :, None], -float("inf"))).amax(1)
     else:
-        weights = hidden.new_ones(hidden.shape[:2]) if inside is None else inside.to(hidden.dtype)
-        if encoder.pooling == "last":  # only the token that no other follows
-            weights = weights - F.pad(weights[:, 1:], (0, 1))
-        pooled = (weights[:, None] @ hidden)[:, 0] / weights.sum(1, keepdim=True)
-    mask = None if inside is None else inside[:, None, None]
+        shares = torch.ones([rows, tokens], dtype=hidden.dtype, device=hidden.device)
+        if inside is not None:
+            shares = inside.to(hidden.dtype)
+        if weights.pooling == "last":  # only the token that no other follows
+            shares = shares - F.pad(shares[:, 1:], [0, 1])
+        pooled = (shares[:, None] @ hidden)[:, 0] / shares.sum(1, keepdim=True)
+    split, cross = weights.split, weights.cross
+    if split is not None:
+        pooled = _product(pooled, split)
+    queries = pooled.view(rows, -1, dim)
+    query = _product(_normed(queries, cross.norm), cross.query).view(rows, queries.size(1), cross.heads, -1)
+    joined = _product(_normed(hidden, weights.token_norm), cross.key_value).view(rows, tokens, 2 * cross.kv_heads, -1)
+    key, value = joined[:, :, : cross.kv_heads], joined[:, :, cross.kv_heads :]
+    if cross.kv_heads != cross.heads:
+        key = key.repeat_interleave(cross.heads // cross.kv_heads, 2)
+        value = value.repeat_interleave(cross.heads // cross.kv_heads, 2)
+    found = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=None if inside is None else inside[:, None, None],
+    )
+    found = _product(found.transpose(1, 2).reshape(rows, -1, dim), cross.out)
+    return _product((queries + found).view(rows, -1), weights.output)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads = query.shape[1]
-        key, value = share_heads(key, heads), share_heads(value, heads)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
-    query = encoder.initial_queries(pooled[:, None])
-    attended = encoder.cross(encoder.query_norm(query), encoder.token_norm(hidden), attend)
-    return encoder.finish(query, attended)[:, 0]
+stack = torch.jit.script(_stack)
+"""States (R, d) through layers of self-attention and feed-forward; their keys and values are added to the cache."""
+global_step = torch.jit.script(_global_step)
+"""Patches (R, d_global) through the global transformer, its norm and, if there is one, `head`. What the decoder's
+cross-attention needs of them goes into the prefix cache."""
+decode = torch.jit.script(_decode)
+"""Encoder states (R, d) to logits: the decoder with what its layers find in the prefix, norm and head."""
+one_patch = torch.jit.script(_one_patch)
+"""`PatchEncoder.patches` for one patch per row: token states (R, n, d) to (R, d_global). `inside` (R, n) bool: which of
+the n are the row's own, first to last; None: all of them."""

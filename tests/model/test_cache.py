@@ -62,14 +62,17 @@ def test_cached_equals_full_at_every_position(mode: str, changes: dict[str, Any]
             at = at + 1
 
 
-def test_the_global_transformer_runs_once_per_patch() -> None:
+def test_the_global_transformer_runs_once_per_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lst.model import cache
+
+    calls: list[int] = []
+    step = cache.global_step
+    monkeypatch.setattr(cache, "global_step", lambda *parts: calls.append(1) or step(*parts))
     rng = np.random.default_rng(1)
     model = tiny_model("static")
     tokens = document(rng, 11, -2, 8)
     cached = Incremental(model)
     cached.start([static_example(tokens[:4], 4)])
-    calls: list[int] = []
-    model.global_transformer.norm.register_forward_hook(lambda *_: calls.append(1))
     for token in tokens[4:]:
         cached.step([int(token)])
     assert cached.global_steps == static_example(tokens, 4).global_units
@@ -101,6 +104,24 @@ def test_an_aligned_prompt_goes_on_in_static_patches() -> None:
         expected = model(pack_examples([[prompt]], VOCABULARY))[0]
     for n, logits in enumerate(found):
         close(logits[0], expected[len(tokens) - 1 + n])
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize(("mode", "changes"), VARIANTS, ids=IDS)
+def test_logits_of_speech_alone(mode: str, changes: dict[str, Any], packed: bool) -> None:
+    """The smaller head gives the whole one's logits of controls and units, and -inf to text."""
+    model = tiny_model(mode, **changes)
+    size = 1 if mode == "none" else 4
+    tokens = document(np.random.default_rng(7), -9)
+    expected = full(model, tokens, size)
+    if packed:
+        pack(model)
+    cached = Incremental(model, size, only_speech=True)
+    cached.start([static_example(tokens[:3], size)])
+    for n in range(3, len(tokens)):
+        found = cached.step(tokens[n : n + 1])[0]
+        assert (found[: VOCABULARY.text_size] == -torch.inf).all()
+        close(found[VOCABULARY.text_size :], expected[n, VOCABULARY.text_size :])
 
 
 def test_batched_equals_alone() -> None:
