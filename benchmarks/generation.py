@@ -87,7 +87,7 @@ def against_recomputing(model: LST, rounds: int = 3) -> None:
     config = GenerateConfig(modality="speech", max_tokens=UNITS + 1, min_tokens=UNITS)
     cached, again = Best(), Best()
     for _ in range(rounds):
-        incremental, grammar = Incremental(model, size), Grammar(names, config, "speech")
+        incremental, grammar = Incremental(model, size, only_speech=True), Grammar(names, config, "speech")
 
         def unit(place: int, engine: Incremental = incremental, grammar: Grammar = grammar) -> None:
             """Draws a unit, and appends the one of the document, so that both sides run over the same."""

@@ -52,7 +52,7 @@ def beam_search(
     finished: list[_Beam] = []
     for count in range(longest):
         grammar = Grammar(names, config, modality, forbidden, count)
-        allowed = np.flatnonzero(grammar.allowed())
+        allowed = grammar.allowed()
         table = np.array([beam.logp for beam in going])[:, None] + _log_softmax(logits[:, allowed])
         order = np.argsort(-table.ravel(), kind="stable")[: 2 * beams]
         rows, chosen = np.unravel_index(order, table.shape)

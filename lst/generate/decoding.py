@@ -7,6 +7,7 @@ to running the whole document again for every token.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -40,13 +41,16 @@ class Engine(Protocol):
 
 
 class CachedEngine:
-    """Incremental inference with caches for all three modules."""
+    """Incremental inference with caches for all three modules.
 
-    def __init__(self, session: Session) -> None:
+    With `only_speech` the head works out units and controls alone: text has -inf.
+    """
+
+    def __init__(self, session: Session, *, only_speech: bool = False) -> None:
         from lst.model.cache import Incremental
 
         self._session = session
-        self._incremental = Incremental(session.model, session.patch_size)
+        self._incremental = Incremental(session.model, session.patch_size, only_speech=only_speech)
 
     def start(self, prompts: Sequence[Tokens]) -> Logits:
         size = self._session.patch_size
@@ -121,7 +125,7 @@ def generate(
     config: GenerateConfig,
     *,
     batch_size: int = 8,
-    engine: Callable[[Session], Engine] = CachedEngine,
+    engine: Callable[[Session], Engine] | None = None,
     progress: Progress | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
@@ -134,7 +138,7 @@ def generate(
     report = progress or (lambda *_: None)
     for start in range(0, len(prompts), batch_size):
         chunk = list(enumerate(prompts))[start : start + batch_size]
-        for row, made in _continue(session, chunk, modality, config, engine(session)):
+        for row, made in _continue(session, chunk, modality, config, (engine or _cached(modality, config))(session)):
             if isinstance(made, Generation):
                 results[row] = made
                 report(len(results), len(prompts), "sequences")
@@ -149,14 +153,19 @@ def stream(
     modality: Modality,
     config: GenerateConfig,
     *,
-    engine: Callable[[Session], Engine] = CachedEngine,
+    engine: Callable[[Session], Engine] | None = None,
 ) -> Iterator[int | Generation]:
     """What `generate` makes of one prompt, token by token: each is there before the next is worked out.
 
     The last item is the `Generation`. Raises as `generate`.
     """
-    for _, made in _continue(session, [(0, prompt)], modality, config, engine(session)):
+    for _, made in _continue(session, [(0, prompt)], modality, config, (engine or _cached(modality, config))(session)):
         yield made
+
+
+def _cached(modality: Modality, config: GenerateConfig) -> Callable[[Session], Engine]:
+    """The usual engine; it leaves text out where none may come."""
+    return partial(CachedEngine, only_speech=modality == config.modality == "speech")
 
 
 def _continue(

@@ -1,6 +1,7 @@
 """Choosing the next token: which ones are allowed, and which one it is."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,11 @@ from lst.config import StageConfig
 from lst.data.random import uniforms
 from lst.data.vocabulary import Vocabulary
 from lst.generate.layout import Modality
+
+Ids = NDArray[np.int64]
+
+DRAWS = 64
+"""Draws made at a time: one by one, hashing starts from cold caches after every step of the model."""
 
 
 class GenerateConfig(StageConfig):
@@ -45,21 +51,28 @@ class Grammar:
     """Ids that are never generated, such as the text tokenizer's own begin and end pieces."""
     count: int = 0
     _fresh: bool = field(default=False, init=False)
+    _allowed: dict[tuple[Modality, bool, bool], Ids] = field(default_factory=dict, init=False)
 
-    def allowed(self) -> NDArray[np.bool_]:
-        """`(vocabulary.size,)`: which ids may come next."""
+    def allowed(self) -> Ids:
+        """Which ids may come next, ascending."""
+        state = (self.modality, self._fresh, self.count >= self.config.min_tokens)
+        if state not in self._allowed:
+            self._allowed[state] = self._ids(*state)
+        return self._allowed[state]
+
+    def _ids(self, modality: Modality, fresh: bool, may_end: bool) -> Ids:
         names = self.vocabulary
         mask = np.zeros(names.size, dtype=np.bool_)
-        if self.modality == "text":
+        if modality == "text":
             mask[: names.text_size] = True
             mask[list(self.forbidden)] = False
         else:
             mask[names.unit_offset :] = True
-        if not self._fresh:
-            mask[names.end] = self.count >= self.config.min_tokens
+        if not fresh:
+            mask[names.end] = may_end
             if self.config.modality == "any":
-                mask[names.speech_marker if self.modality == "text" else names.text_marker] = True
-        return mask
+                mask[names.speech_marker if modality == "text" else names.text_marker] = True
+        return np.flatnonzero(mask)
 
     def accept(self, token: int) -> bool:
         """Take note of a token. Returns whether the document goes on."""
@@ -74,23 +87,27 @@ class Grammar:
 
 def draw(config: GenerateConfig, row: int, count: int) -> float:
     """The uniform draw in [0, 1) for token `count` of row `row`: whatever the batch around it."""
-    return uniforms(1, "generate", config.seed, row, count)[0]
+    return _draws(config.seed, row, count // DRAWS)[count % DRAWS]
 
 
-def choose(logits: NDArray[np.float32], allowed: NDArray[np.bool_], config: GenerateConfig, uniform: float) -> int:
-    """One token from logits `(V,)` by a uniform draw in [0, 1). Greedy ties go to the smallest id."""
-    ids = np.flatnonzero(allowed)
-    scores = logits[ids].astype(np.float64)
+@lru_cache(maxsize=256)
+def _draws(seed: int, row: int, block: int) -> list[float]:
+    return [uniforms(1, "generate", seed, row, count)[0] for count in range(block * DRAWS, (block + 1) * DRAWS)]
+
+
+def choose(logits: NDArray[np.float32], allowed: Ids, config: GenerateConfig, uniform: float) -> int:
+    """One of the ids `allowed` (ascending) from logits `(V,)` by a uniform draw in [0, 1). Greedy ties go to the
+    smallest id."""
     if config.greedy:
-        return int(ids[scores.argmax()])
-    scores /= config.temperature
+        return int(allowed[logits[allowed].argmax()])
+    scores = np.divide(logits[allowed], config.temperature, dtype=np.float64)
     # From the likeliest down; a stable order, so that equal logits do not depend on the sorting algorithm.
-    order = np.argsort(-scores, kind="stable")[: config.top_k]
-    weights = np.exp(scores[order] - scores[order[0]])
-    sums = np.cumsum(weights)
+    order = np.negative(scores).argsort(kind="stable")[: config.top_k]
+    scores = scores[order]
+    sums = np.exp(scores - scores[0]).cumsum()
+    keep = len(order)
     if config.top_p is not None:
         # The smallest set that reaches top_p: the token that crosses the line is in it.
-        keep = int(np.searchsorted(sums, config.top_p * sums[-1])) + 1
-        order, sums = order[:keep], sums[:keep]
-    drawn = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
-    return int(ids[order[min(drawn, len(order) - 1)]])
+        keep = min(int(sums.searchsorted(config.top_p * sums[-1])) + 1, keep)
+    drawn = int(sums.searchsorted(uniform * sums[keep - 1], side="right"))
+    return int(allowed[order[min(drawn, keep - 1)]])

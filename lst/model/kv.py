@@ -103,6 +103,8 @@ class KeyValues:
 
 def _places(cache: KeyValues, rows: Rows, new: Rows | None) -> Places:
     """For a step of `rows` (R,), whose new tokens go to the places `new` (R,), if any."""
+    if len(cache.counts) == 1 and len(rows) == 1:
+        return _only_place(cache, new)
     counts, device = cache.counts[rows], cache.nothing.device
     if cache.window is not None:
         counts = np.minimum(counts, cache.window)
@@ -122,3 +124,11 @@ def _places(cache: KeyValues, rows: Rows, new: Rows | None) -> Places:
         at = index if index is not None else cache.index(rows)
         place = torch.from_numpy(np.repeat(new, cache.groups)).to(device)
     return Places(most, index, bias, keep, -1, at, place)
+
+
+def _only_place(cache: KeyValues, new: Rows | None) -> Places:
+    """The same for a single document, without arithmetic on arrays."""
+    seen = int(cache.counts[0])
+    most = seen if cache.window is None else min(seen, cache.window)
+    keep = cache.nothing.new_zeros(1, 1) if most == 0 else None
+    return Places(most, None, None, keep, -1 if new is None else int(new[0]), None, None)
