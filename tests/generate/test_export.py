@@ -1,5 +1,6 @@
 """Exported models compute in transformers what they compute here."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,29 @@ def test_padding_on_either_side_loss_and_generation(tmp_path: Path) -> None:
             logits = model(pack_examples([[static_example(tokens, 4)]], VOCABULARY))[0, -1]
             tokens = np.append(tokens, logits.argmax().numpy()).astype(np.int32)
     assert generated.tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_runs_each_token_once_and_equals_the_whole_forward_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beams: int
+) -> None:
+    """Left-padded prompts of two lengths; beams change places, after which the rows are read again."""
+    _, loaded = exported(tmp_path, "static")
+    rng = np.random.default_rng(2)
+    ids = torch.full((2, 12), VOCABULARY.pad)
+    ids[0], ids[1, -7:] = (torch.from_numpy(document(rng, n)[:m]) for n, m in ((14, 12), (9, 7)))
+    settings = {"attention_mask": (ids != VOCABULARY.pad).long(), "max_new_tokens": 9, "num_beams": beams}
+    settings |= {"do_sample": False, "eos_token_id": None}
+    reads: list[int] = []
+    growing = importlib.import_module(type(loaded).__module__)._Growing
+    read = growing._read
+    with torch.no_grad():
+        monkeypatch.setattr(growing, "_read", lambda self, rows: reads.append(len(rows)) or read(self, rows))
+        cached = loaded.generate(ids, **settings)
+        monkeypatch.setattr(growing, "logits", lambda self, rows: read(type(self)(self.cached.model), rows))
+        again = loaded.generate(ids, **settings)
+    assert cached.tolist() == again.tolist()
+    assert reads == [2] if beams == 1 else set(reads) == {6}
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
