@@ -116,20 +116,22 @@ class Session:
             )
         return load_tokenizer(found)
 
-    def check_units(self, fingerprint: str, whose: str) -> None:
+    def check_units(self, fingerprint: str, whose: str, told_by: "Manifest | None" = None) -> None:
         """The handshake: raise LstError unless units with this tokenizer fingerprint are the model's own.
 
-        `whose` begins the message: "The benchmark DIR".
+        `whose` begins the message: "The benchmark DIR"; `told_by` is its manifest.
         """
         from lst.assets import check_units
 
-        check_units(fingerprint, self.fingerprints.get("tokenizer", ""), whose=whose, model=str(self.directory))
+        wanted = self.fingerprints.get("tokenizer", "")
+        known = (told_by, self.loaded.manifest)
+        check_units(fingerprint, wanted, whose=whose, model=str(self.directory), told_by=known)
 
     def check_manifest(self, manifest: "Manifest", what: str) -> None:
         """`check_units` for a manifest that holds units (one without any passes)."""
         fingerprint = manifest.fingerprints.get("tokenizer")
         if fingerprint is not None:
-            self.check_units(fingerprint, f"{what} {manifest.path}")
+            self.check_units(fingerprint, f"{what} {manifest.path}", manifest)
 
 
 def open_session(directory: Path | str, *, device: str = "cpu") -> Session:

@@ -146,7 +146,7 @@ def check_fingerprints(model: Manifest, pairs: Manifest) -> None:
     theirs, ours = (
         (m.fingerprints.get("tokenizer", ""), m.fingerprints.get("text_tokenizer", "")) for m in (pairs, model)
     )
-    check_units(theirs[0], ours[0], whose=f"The data {pairs.path}", model=str(model.path))
+    check_units(theirs[0], ours[0], whose=f"The data {pairs.path}", model=str(model.path), told_by=(pairs, model))
     if theirs[1] != ours[1]:
         raise LstError(
             f"{pairs.path} was made with another text tokenizer ({theirs[1][:12] or 'none'}) than the model "
