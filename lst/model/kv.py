@@ -70,15 +70,27 @@ class KeyValues:
         return KeyValues([arrange(k) for k, _ in layers], [arrange(v) for _, v in layers], counts.copy(), window)
 
     def adding(self, rows: Rows) -> Places:
-        """A step in which each layer adds a token to `rows` and attends to all kept ones, the new one included."""
+        """A step in which each layer adds a token to `rows` (ascending) and attends to all kept and the new one."""
+        if len(self.counts) == len(rows) == 1:
+            count = int(self.counts[0])
+            place = count if self.window is None else count % self.window
+            self._grow(place + 1)
+            self.counts[0] = count + 1
+            return self._only(place)
         places = self.counts[rows] if self.window is None else self.counts[rows] % self.window
         self._grow(int(places.max()) + 1)
         self.counts[rows] += 1
         return _places(self, rows, places)
 
     def reading(self, rows: Rows) -> Places:
-        """A step in which `rows` attend to what is kept and add nothing."""
-        return _places(self, rows, None)
+        """A step in which `rows` (ascending) attend to what is kept and add nothing."""
+        return self._only(-1) if len(self.counts) == len(rows) == 1 else _places(self, rows, None)
+
+    def _only(self, place: int) -> Places:
+        """The places of a single document, without arithmetic on arrays."""
+        seen = int(self.counts[0])
+        most = seen if self.window is None else min(seen, self.window)
+        return Places(most, None, None, self.nothing.new_zeros(1, 1) if most == 0 else None, place, None, None)
 
     def keep(self, rows: Rows) -> None:
         """Goes on with these documents only, in this order."""
@@ -103,12 +115,10 @@ class KeyValues:
 
 def _places(cache: KeyValues, rows: Rows, new: Rows | None) -> Places:
     """For a step of `rows` (R,), whose new tokens go to the places `new` (R,), if any."""
-    if len(cache.counts) == 1 and len(rows) == 1:
-        return _only_place(cache, new)
     counts, device = cache.counts[rows], cache.nothing.device
     if cache.window is not None:
         counts = np.minimum(counts, cache.window)
-    everyone = len(rows) == len(cache.counts) and bool((rows == np.arange(len(rows))).all())
+    everyone = len(rows) == len(cache.counts)
     index = None if everyone else cache.index(rows)
     most, least = int(counts.max()), int(counts.min())
     bias = keep = at = place = None
@@ -124,11 +134,3 @@ def _places(cache: KeyValues, rows: Rows, new: Rows | None) -> Places:
         at = index if index is not None else cache.index(rows)
         place = torch.from_numpy(np.repeat(new, cache.groups)).to(device)
     return Places(most, index, bias, keep, -1, at, place)
-
-
-def _only_place(cache: KeyValues, new: Rows | None) -> Places:
-    """The same for a single document, without arithmetic on arrays."""
-    seen = int(cache.counts[0])
-    most = seen if cache.window is None else min(seen, cache.window)
-    keep = cache.nothing.new_zeros(1, 1) if most == 0 else None
-    return Places(most, None, None, keep, -1 if new is None else int(new[0]), None, None)
