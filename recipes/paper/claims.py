@@ -1,5 +1,6 @@
 """The paper's claims, one line each, with a verdict from the runs that are there."""
 
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def higher_score(
         head = next(row for row in rows if row["is_headline"])
         if at_least and head["low"] > -0.03:
             return Verdict(REPRODUCED, numbers)
-        if head["p_value"] >= SURE or "spread of seeds" in head["note"]:
+        if head["p_holm"] >= SURE or "spread of seeds" in head["note"]:
             return Verdict(UNDECIDED, numbers)
         return Verdict(REPRODUCED if head["difference"] > 0 else NOT_REPRODUCED, numbers)
 
@@ -126,9 +127,15 @@ def recognition(found: "Found") -> Verdict:
     stages = [found.stages.get(f"{name}-0-asr-1x-wer") for name in ("curriculum", "base")]
     if stages[0] is None or stages[1] is None:
         return Verdict(NOT_RUN, "no fine-tuned models")
-    lst, base = stages[0].totals, stages[1].totals
-    numbers = ", ".join(f"{key}: LST {lst[key]:.3g}, base {base[key]:.3g}" for key in lst if key in base)
-    return Verdict(REPRODUCED if lst["wer"] < base["wer"] else NOT_REPRODUCED, f"{numbers}; one seed")
+    lst, base = (json.loads(stage.file("summary.json").read_text(encoding="utf-8")) for stage in stages if stage)
+    parts = [
+        f"{100 * side['wer']['value']:.1f}% [{100 * side['wer']['low']:.1f}, {100 * side['wer']['high']:.1f}]"
+        for side in (lst, base)
+    ]
+    numbers = f"WER: LST {parts[0]}, base {parts[1]}; one seed"
+    if lst["wer"]["high"] < base["wer"]["low"]:
+        return Verdict(REPRODUCED, numbers)
+    return Verdict(NOT_REPRODUCED if base["wer"]["high"] < lst["wer"]["low"] else UNDECIDED, numbers)
 
 
 def synthesis(found: "Found") -> Verdict:

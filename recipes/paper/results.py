@@ -82,11 +82,13 @@ def main(directory: Path, docs: Path) -> None:
 
     found = read(directory)
     out = docs / "results"
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "runs.csv", runs_csv(found.runs))
-    write_atomic(out / "scores.csv", scores_csv(found.runs))
-    write_atomic(out / "curves.csv", curves_csv(found.runs))
-    write_atomic(out / "speech.csv", speech_csv(found))
+    docs.mkdir(parents=True, exist_ok=True)
+    if found.runs:
+        out.mkdir(exist_ok=True)
+        write_atomic(out / "runs.csv", runs_csv(found.runs))
+        write_atomic(out / "scores.csv", scores_csv(found.runs))
+        write_atomic(out / "curves.csv", curves_csv(found.runs))
+        write_atomic(out / "speech.csv", speech_csv(found))
     figures = write_figures(found, out)
     parts = [
         INTRODUCTION,
@@ -205,7 +207,7 @@ def speech_table(found: Found) -> str:
 def data_table(found: Found) -> str:
     """Table 13: what the corpus holds and what patching makes of it."""
     if "interleave" not in found.stages or "tokenize-text" not in found.stages:
-        return "Not made.\n"
+        return "Not made: no corpus, or not all of it.\n"
     pairs, text = found.stages["interleave"].totals, found.stages["tokenize-text"].totals
     rows = [
         ["hours of speech", f"{pairs['hours']:.2f}"],
