@@ -33,6 +33,9 @@ class PackedBatch:
     """(B, T) ids of `Vocabulary`; `<pad>` at the end of rows."""
     targets: Tensor
     """(B, T) the next token of the same document, `IGNORED` where there is none or the loss mask leaves it out."""
+    crossed: Tensor
+    """(B, T) bool: the target is a unit and its document held text before, or a text piece and it held units: what the
+    loss across modalities is the loss of."""
     documents: Tensor
     """(B, T) 1, 2, ... along each row; 0 is padding."""
     positions: Tensor
@@ -114,6 +117,9 @@ def pack_examples(rows: list[list[Example]], vocabulary: Vocabulary) -> PackedBa
     targets[:-1] = np.where(wanted[1:], tokens[1:], IGNORED)
     targets[document_ends[lengths > 0] - 1] = IGNORED
 
+    crossed = (targets >= vocabulary.unit_offset) & _seen(tokens < vocabulary.text_size, lengths)
+    crossed |= (targets >= 0) & (targets < vocabulary.text_size) & _seen(~is_text, lengths)
+
     width = int(np.bincount(row_of, weights=lengths, minlength=1).max(initial=0))
     depth = int(np.bincount(row_of, weights=counts, minlength=1).max(initial=0))
     units = np.bincount(token_row, weights=~is_text, minlength=1).max(initial=0)
@@ -127,6 +133,7 @@ def pack_examples(rows: list[list[Example]], vocabulary: Vocabulary) -> PackedBa
     return PackedBatch(
         tokens=per_token(tokens, vocabulary.pad),
         targets=per_token(targets, IGNORED),
+        crossed=per_token(crossed.astype(np.int64)).bool(),
         documents=per_token(np.repeat(order_in_row + 1, lengths)),
         positions=per_token(_ramp(lengths)),
         patch_ids=per_token(patch_ids),
@@ -151,6 +158,13 @@ def _ramp(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """0..n-1 for each n of `lengths`, joined."""
     starts = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
+
+
+def _seen(marked: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For every element of the runs `lengths`: whether it or one before it in its run is marked."""
+    counted = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(marked)])
+    starts = np.cumsum(lengths) - lengths
+    return np.asarray(counted[1:] > np.repeat(counted[starts], lengths), dtype=np.bool_)
 
 
 def _columns(row_of: NDArray[np.int64], sizes: NDArray[np.int64], rows: int) -> NDArray[np.int64]:

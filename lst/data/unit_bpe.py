@@ -66,6 +66,10 @@ class UnitBpe:
         codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         return (codes[codes >= _FIRST] - _FIRST).astype(np.uint16)
 
+    def frames(self) -> list[int]:
+        """Units, of 40 ms each, behind every piece id."""
+        return [len(self.decode(np.array([piece], dtype=np.int32))) for piece in range(self.size)]
+
 
 def train_unit_bpe(
     sequences: Iterable[NDArray[np.uint16]],

@@ -6,10 +6,10 @@
     text          <t> text <end>          held-out documents of the text manifest
 
 Only units count for speech and only text pieces for text, `<end>` and markers for neither. A second of speech is 25
-units: with a unit BPE, the units behind its pieces.
+units: with a unit BPE, the units behind its pieces. Interleaved documents give the four directions, by whether the
+document held the other modality before the target.
 """
 
-import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["speech", "transcript", "interleaved", "text"]
 KINDS: tuple[Kind, ...] = ("speech", "transcript", "interleaved", "text")
+DIRECTIONS = {
+    "speech → speech": "speech_to_speech_bits_per_second",
+    "text → text": "text_to_text_bits_per_token",
+    "text → speech": "text_to_speech_bits_per_second",
+    "speech → text": "speech_to_text_bits_per_token",
+}
+"""Of a set in which both modalities occur in one document: what the document held before → the target."""
 
 
 class LossesConfig(StageConfig):
@@ -65,6 +72,8 @@ def measure_losses(
     for name, kind, key in (
         ("bits per second of speech", "speech", "speech_bits_per_second"),
         ("bits per text token", "text" if "text" in sets else "transcript", "text_bits_per_token"),
+        ("bits per second of speech after text", "interleaved", "text_to_speech_bits_per_second"),
+        ("bits per text token after speech", "interleaved", "speech_to_text_bits_per_token"),
     ):
         if kind in sets and key in sets[kind]:
             totals[name] = round(sets[kind][key], 4)
@@ -84,31 +93,23 @@ def _measure(
     import torch
 
     from lst.data.batch import pack_examples
+    from lst.model.rates import FrameCounter, loss_counts, rates
 
-    sums = dict.fromkeys(("speech_loss", "speech_targets", "text_loss", "text_targets"), 0.0)
-    units = documents = 0
+    sums: dict[str, float] = {}
+    frames = FrameCounter(session.vocabulary, session.unit_bpe.frames() if session.unit_bpe is not None else None)
+    documents = 0
     for plans in _rows(session, pairs, text, kind, config):
-        batch = pack_examples([[plan.build() for plan in plans]], session.vocabulary).to(session.device)
+        batch = pack_examples([[plan.build() for plan in plans]], session.vocabulary)
         with torch.inference_mode():
-            output = session.model.loss(batch)
-        sums["speech_loss"] += float(output.speech_loss)
-        sums["speech_targets"] += float(output.speech_count)
-        sums["text_loss"] += float(output.text_loss)
-        sums["text_targets"] += float(output.text_count)
-        units += sum(plan.units for plan in plans)
+            output = session.model.loss(batch.to(session.device))
+        for name, value in (loss_counts(output) | frames.targets(batch)).items():
+            sums[name] = sums.get(name, 0.0) + value
         documents += len(plans)
     if not documents:
         return None
-    nats = math.log(2.0)
-    body: dict[str, Any] = {"documents": documents, "text_tokens": int(sums["text_targets"])}
-    # Every unit is a target but where a document was cut; with a unit BPE a target stands for several units.
-    seconds = (units if session.unit_bpe is not None else sums["speech_targets"]) / FRAME_RATE
-    body["seconds"] = seconds
-    if sums["speech_targets"]:
-        body["speech_bits_per_second"] = sums["speech_loss"] / nats / seconds
-    if sums["text_targets"]:
-        body["text_bits_per_token"] = sums["text_loss"] / nats / sums["text_targets"]
-    return body
+    bits = {name: value for name, value in rates(sums).items() if name not in ("loss", "bits")}
+    seconds = sums["speech_frames"] / FRAME_RATE
+    return {"documents": documents, "text_tokens": int(sums["text_targets"]), "seconds": seconds, **bits}
 
 
 def _rows(session: Session, pairs: Manifest, text: Manifest, kind: Kind, config: LossesConfig) -> "list[list[Plan]]":

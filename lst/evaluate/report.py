@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from lst.evaluate.losses import DIRECTIONS
+
 
 def choices_markdown(summary: dict[str, Any], *, variants: bool = True) -> str:
     """One line per mode: items, the headline with its interval, and with `variants` the other ways of counting."""
@@ -92,6 +94,10 @@ def losses_markdown(summary: dict[str, Any]) -> str:
         speech, text = body.get("speech_bits_per_second"), body.get("text_bits_per_token")
         cells = [name, _number(speech), _number(text), f"{body['seconds']:.0f}", str(body["text_tokens"])]
         lines.append(_line(cells))
+    for name, body in summary["sets"].items():
+        found = [f"{direction} {body[key]:.3f}" for direction, key in DIRECTIONS.items() if key in body]
+        if found:
+            lines += ["", f"{name.capitalize()}, by what came before in the document: {', '.join(found)}."]
     if summary["missing"]:
         lines += ["", f"Without held-out rows: {', '.join(summary['missing'])}."]
     return "\n".join(lines) + "\n"

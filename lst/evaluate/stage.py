@@ -28,7 +28,7 @@ from lst.manifest import (
 
 __all__ = ["ChoicesConfig", "LossesConfig", "choices", "choices_spec", "losses", "losses_spec"]
 
-VERSION = 2
+VERSION = 3
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "summary.md"
 ITEMS_FILE = "items.parquet"

@@ -21,7 +21,9 @@ class LossOutput:
     """Sums over prediction targets in nats; divide by the counts. All are scalar tensors on the model's device.
 
     `loss` carries the gradient; the others are detached. `speech_*`: targets that are units; `text_*`: text pieces;
-    what is left of `loss` and `count` are control tokens. `count`s are float32 so that processes can add them up.
+    what is left of `loss` and `count` are control tokens. Of the units, `text_to_speech_loss` is that of those whose
+    document held text before them; of the text pieces, `speech_to_text_*` are those that came after units. `count`s are
+    float32 so that processes can add them up.
     """
 
     loss: Tensor
@@ -30,6 +32,9 @@ class LossOutput:
     speech_count: Tensor
     text_loss: Tensor
     text_count: Tensor
+    text_to_speech_loss: Tensor
+    speech_to_text_loss: Tensor
+    speech_to_text_count: Tensor
 
     @property
     def mean(self) -> Tensor:
@@ -97,8 +102,10 @@ def head_loss(states: Tensor, head: Linear, targets: Tensor) -> tuple[Tensor, Te
     return losses.sum(), losses
 
 
-def summarise(total: Tensor, losses: Tensor, targets: Tensor, text_size: int, unit_offset: int) -> LossOutput:
-    """The summed loss `total` with its parts by modality, from `losses` (N,) and their `targets` (N,)."""
+def summarise(
+    total: Tensor, losses: Tensor, targets: Tensor, crossed: Tensor, text_size: int, unit_offset: int
+) -> LossOutput:
+    """The summed loss `total` with its parts, from `losses` (N,), `targets` (N,) and `PackedBatch.crossed` (N,)."""
     speech = (targets >= unit_offset).to(losses.dtype)
     text = (targets < text_size).to(losses.dtype)
     return LossOutput(
@@ -108,4 +115,7 @@ def summarise(total: Tensor, losses: Tensor, targets: Tensor, text_size: int, un
         speech_count=speech.sum(),
         text_loss=(losses * text).sum(),
         text_count=text.sum(),
+        text_to_speech_loss=(losses * speech * crossed).sum(),
+        speech_to_text_loss=(losses * text * crossed).sum(),
+        speech_to_text_count=(text * crossed).sum(),
     )

@@ -92,7 +92,7 @@ class LST(nn.Module):
 
     def loss(self, batch: PackedBatch) -> LossOutput:
         """Summed next-token cross-entropy over the batch's targets, with sums per modality."""
-        sums, losses, targets = [], [], []
+        sums, losses, targets, crossed = [], [], [], []
         for part in self._predict(batch):
             wanted = _at(batch.targets, part.places)
             chosen = part.live & (wanted != IGNORED)
@@ -100,8 +100,15 @@ class LST(nn.Module):
             sums.append(total)
             losses.append(each)
             targets.append(wanted[chosen])
-        total = torch.stack(sums).sum()
-        return summarise(total, torch.cat(losses), torch.cat(targets), self.config.text_size, self.unit_offset)
+            crossed.append(_at(batch.crossed, part.places)[chosen])
+        return summarise(
+            torch.stack(sums).sum(),
+            torch.cat(losses),
+            torch.cat(targets),
+            torch.cat(crossed),
+            self.config.text_size,
+            self.unit_offset,
+        )
 
     def target_losses(self, batch: PackedBatch) -> Tensor:
         """(B, T) float32: minus the log probability in nats of each token's target; 0 where there is no target.

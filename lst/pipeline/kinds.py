@@ -108,6 +108,13 @@ KINDS: dict[str, StageKind] = {
         "losses",
         {"model": "pretrain", "pairs": "interleave", "text": "tokenize-text"},
     ),
+    "eval-words": StageKind(
+        "lst.evaluate.word_embeddings",
+        "WordsConfig",
+        "words_spec",
+        "evaluate_words",
+        {"model": "pretrain", "data": "interleave"},
+    ),
     "eval-asr": StageKind(
         "lst.evaluate.recognition",
         "AsrEvalConfig",

@@ -25,10 +25,10 @@ COSTS = ("global_units", "flops", "units", "text_tokens")
 LOSSES = {
     "speech_bits_per_second": ("speech", "speech_bits_per_second"),
     "text_bits_per_token": ("text", "text_bits_per_token"),
-    "interleaved_speech_bits_per_second": ("interleaved", "speech_bits_per_second"),
-    "interleaved_text_bits_per_token": ("interleaved", "text_bits_per_token"),
+    "text_to_speech_bits_per_second": ("interleaved", "text_to_speech_bits_per_second"),
+    "speech_to_text_bits_per_token": ("interleaved", "speech_to_text_bits_per_token"),
 }
-"""Held-out losses: S->S, T->T, and both modalities of interleaved utterances, by validation set and key."""
+"""Held-out losses by validation set and key: S->S, T->T, and across a change of modality in interleaved utterances."""
 COLUMNS = ("arm", "seed", "step", *COSTS, *LOSSES)
 
 
@@ -159,8 +159,8 @@ HEADINGS = (
     "text tokens",
     "S→S bits/s",
     "T→T bits/token",
-    "interleaved bits/s",
-    "interleaved bits/token",
+    "T→S bits/s",
+    "S→T bits/token",
 )
 
 

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from lst.evaluate.losses import DIRECTIONS
 from lst.manifest import Manifest
 from lst.report.html import Html, figure, join, note, number, percent, table, tag
 from lst.report.run import Run, read_json
 from lst.report.svg import Interval, intervals
+from lst.report.words import word_parts
 
 SUMMARY_FILE = "summary.json"
 
@@ -27,16 +29,18 @@ def evaluation_section(run: Run) -> Html:
     for name, manifest in scores.items():
         parts.append(tag("h3", name))
         summary = read_json(manifest, SUMMARY_FILE) if SUMMARY_FILE in manifest.artifacts else {}
-        parts += _shown(summary) or [_totals(manifest)]
+        parts += _parts(manifest, summary) or [_totals(manifest)]
     return join(parts)
 
 
-def _shown(summary: dict[str, Any]) -> list[Html]:
+def _parts(manifest: Manifest, summary: dict[str, Any]) -> list[Html]:
     """One result, or each of `lst eval all`; empty for a kind this page has no picture of."""
     if summary.get("modes"):
         return _choices(summary)
-    if "sets" in summary:
+    if manifest.stage == "eval-losses" and summary:
         return _losses(summary)
+    if manifest.stage == "eval-words" and summary:
+        return word_parts(manifest, summary)
     parts: list[Html] = []
     for name, body in summary.get("benchmarks", {}).items():
         parts += [tag("h4", name), *_choices(body)]
@@ -97,6 +101,15 @@ def _losses(summary: dict[str, Any]) -> list[Html]:
     ]
     head = ["", "bits per second of speech", "bits per text token", "documents", "seconds of speech", "text tokens"]
     parts = [table(head, rows)]
+    directions = [
+        [_SETS.get(name, name), *(_bits(body.get(key)) for key in DIRECTIONS.values())]
+        for name, body in summary["sets"].items()
+        if any(key in body for key in DIRECTIONS.values())
+    ]
+    if directions:
+        units = ["bits per second" if key.endswith("second") else "bits per token" for key in DIRECTIONS.values()]
+        head = [f"{direction}, {unit}" for direction, unit in zip(DIRECTIONS, units, strict=True)]
+        parts += [table(["", *head], directions), note("Directions: what the document held before, then the target.")]
     if summary.get("missing"):
         parts.append(note(f"Nothing was held out of: {', '.join(summary['missing'])}."))
     return parts

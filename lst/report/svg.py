@@ -1,6 +1,7 @@
 """Charts as SVG elements: small, the same bytes every time, and coloured by the page's style, light or dark."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -151,6 +152,34 @@ def _legend(series: Sequence[Series], width: float) -> list[Html]:
         parts.append(tag("line", x1=x - 14, x2=x, y1=9.0, y2=9.0, class_=f"line stroke{line.colour}"))
         x -= 30
     return parts
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of one name."""
+
+    name: str
+    points: Sequence[Point]
+
+
+def clouds(groups: Sequence[Cloud], *, title: str, width: float = 720, height: float = 560) -> Html:
+    """Points in the plane, each group with its name at its median; the axes mean nothing and are not drawn."""
+    finite = [Cloud(group.name, [p for p in group.points if all(map(math.isfinite, p))]) for group in groups]
+    finite = [group for group in finite if group.points]
+    x, y = (
+        _spread(min(values), max(values), 0.05)
+        for values in ([p[axis] for group in finite for p in group.points] or [0.0] for axis in (0, 1))
+    )
+    axes = _Axes(width, height, x, y)
+    dots, names = [], []
+    for place, group in enumerate(finite):
+        colour = place % 5 + 1
+        for px, py in group.points:
+            hint = tag("title", group.name)
+            dots.append(tag("circle", hint, cx=axes.px(px), cy=axes.py(py), r=3.5, class_=f"dot fill{colour}"))
+        mx, my = (statistics.median(p[axis] for p in group.points) for axis in (0, 1))
+        names.append(words(axes.px(mx), axes.py(my) + 4, group.name, anchor="middle", class_="title"))
+    return drawing(width, height, words(0, 13, title, class_="title"), dots, names, label=title)
 
 
 def histograms(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, Self
 
 import torch
@@ -18,9 +19,10 @@ from lst.errors import LstError
 from lst.manifest import write_json
 from lst.model.loss import LossOutput
 from lst.model.lst import LST
+from lst.model.rates import loss_counts
 from lst.train.control import RunControl
 from lst.train.engine import TrainingJob, TrainStream
-from lst.train.metrics import TALLY, BatchCounter, Tally, in_order, loss_counts
+from lst.train.metrics import TALLY, BatchCounter, Tally, in_order
 
 
 class LossModule(nn.Module):
@@ -33,7 +35,7 @@ class LossModule(nn.Module):
     def forward(self, batch: PackedBatch) -> tuple[Tensor, ...]:
         """The fields of the batch's `LossOutput`, in order."""
         out = self.lst.loss(batch)
-        return out.loss, out.count, out.speech_loss, out.speech_count, out.text_loss, out.text_count
+        return tuple(getattr(out, field.name) for field in fields(out))
 
 
 class DeviceBatch(SupportsDeviceTransfer):

@@ -18,7 +18,7 @@ from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, merge_provenance, parse_schema
 from lst.train.config import BatchConfig, BudgetConfig, OptimizerConfig, TrainerConfig
 from lst.train.inputs import DataSpec, check_fingerprints, validation_patching
-from lst.train.stage import TOKENIZER_FILE, UNIT_BPE_FILE, finished_model, piece_frames
+from lst.train.stage import TOKENIZER_FILE, UNIT_BPE_FILE, finished_model
 from lst.train.together import build_together
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _train(
         open_stream=data.open(count_flops),
         open_valid=lambda rank, world: data.valid(rank, world, [config.task]),
         count_flops=count_flops,
-        unit_frames=None if unit_bpe is None else piece_frames(unit_bpe),
+        unit_frames=None if unit_bpe is None else unit_bpe.frames(),
         keep_best=True,
         best=config.best,
         measure=hearing(config.task, source, pairs, model_config, unit_bpe, utterances=wanted, seed=config.seed),

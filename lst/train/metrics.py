@@ -7,7 +7,6 @@ as an undisturbed one; a line holds what was added since the line before it.
 import hashlib
 import importlib.util
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,10 @@ from fairseq2.metrics.recorders import MetricRecorder
 from torch import Tensor
 from torcheval.metrics import Metric
 
-from lst.constants import FRAME_RATE
 from lst.data.batch import PackedBatch
 from lst.data.vocabulary import Vocabulary
 from lst.errors import LstError
-from lst.model.loss import LossOutput
+from lst.model.rates import FrameCounter, rates
 from lst.train.memory import PeakMemory
 
 TALLY = "total_tally"
@@ -35,7 +33,11 @@ COUNTS = (
     "speech_targets",
     "text_loss",
     "text_targets",
+    "text_to_speech_loss",  # of units whose document held text before them
+    "speech_to_text_loss",  # of text pieces whose document held units before them
+    "speech_to_text_targets",
     "speech_frames",  # 40 ms frames behind the speech targets: as many, except with a unit BPE
+    "text_to_speech_frames",
     "units",  # speech units read (the frames behind them, with a unit BPE)
     "text_tokens",  # text pieces read
     "global_units",  # steps of the global transformer: patches and text tokens
@@ -84,33 +86,19 @@ class BatchCounter:
 
     def __init__(self, vocabulary: Vocabulary, unit_frames: Sequence[int] | None = None) -> None:
         self._vocabulary = vocabulary
-        frames = [0.0] * vocabulary.unit_offset + [float(n) for n in unit_frames or [1] * vocabulary.num_units]
-        self._frames = torch.tensor([*frames, 0.0])  # the last entry is for targets to be ignored
+        self._frames = FrameCounter(vocabulary, unit_frames)
 
     def __call__(self, batch: PackedBatch, flops: float = 0.0) -> dict[str, float]:
         """Every entry of `COUNTS` but losses and their targets."""
         return {
-            "speech_frames": float(self._frames[batch.targets.clamp_min(-1)].sum()),
-            "units": float(self._frames[batch.tokens].sum()),
+            **self._frames.targets(batch),
+            "units": self._frames.tokens(batch.tokens),
             "text_tokens": float((batch.tokens < self._vocabulary.text_size).sum()),
             "global_units": float(batch.global_units),
             "speech_patches": float(((batch.patch_documents > 0) & ~batch.patch_is_text).sum()),
             "positions": float(batch.patch_documents.numel()),
             "flops": flops,
         }
-
-
-def loss_counts(output: LossOutput) -> dict[str, float]:
-    """The sums of a loss as numbers (one transfer from the device)."""
-    fields = (
-        output.loss.detach(),
-        output.count,
-        output.speech_loss,
-        output.speech_count,
-        output.text_loss,
-        output.text_count,
-    )
-    return dict(zip(COUNTS[:6], torch.stack([value.double() for value in fields]).tolist(), strict=True))
 
 
 def in_order(counts: Mapping[str, float]) -> list[float]:
@@ -121,23 +109,6 @@ def in_order(counts: Mapping[str, float]) -> list[float]:
 def named(values: Tensor) -> dict[str, float]:
     """A tally's vector by name."""
     return dict(zip(COUNTS, values.tolist(), strict=True))
-
-
-def rates(counts: Mapping[str, float]) -> dict[str, float]:
-    """Losses as people compare them, from sums: per target in nats and bits, per second of speech, per text token.
-
-    Entries without targets are left out. A second of speech is 25 units.
-    """
-    bits = 1.0 / math.log(2.0)
-    out = {}
-    if counts["targets"]:
-        out["loss"] = counts["loss"] / counts["targets"]
-        out["bits"] = out["loss"] * bits
-    if counts["speech_frames"]:
-        out["speech_bits_per_second"] = counts["speech_loss"] / counts["speech_frames"] * bits * FRAME_RATE
-    if counts["text_targets"]:
-        out["text_bits_per_token"] = counts["text_loss"] / counts["text_targets"] * bits
-    return out
 
 
 def composition(counts: Mapping[str, float]) -> dict[str, float]:

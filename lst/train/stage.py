@@ -188,7 +188,7 @@ def _train(
         open_stream=data.open(count_flops),
         open_valid=lambda rank, world: data.valid(rank, world, VALID_SETS),
         count_flops=count_flops,
-        unit_frames=None if unit_bpe is None else piece_frames(unit_bpe),
+        unit_frames=None if unit_bpe is None else unit_bpe.frames(),
         progress=progress or (lambda *_: None),
         wandb_project=wandb_project,
     )
@@ -254,10 +254,3 @@ def _unit_bpe(pairs: Manifest, config: PretrainConfig) -> "UnitBpe":
 
     rows = iter_utterances(pairs, split="train")
     return train_unit_bpe((row.units for row in rows), size=config.unit_bpe_size)
-
-
-def piece_frames(unit_bpe: "UnitBpe") -> list[int]:
-    """Units (of 40 ms) behind each piece of a unit BPE."""
-    import numpy as np
-
-    return [len(unit_bpe.decode(np.array([piece], dtype=np.int32))) for piece in range(unit_bpe.size)]

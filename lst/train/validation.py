@@ -16,9 +16,10 @@ from lst.data.batch import PackedBatch
 from lst.manifest.files import explain_os_errors, fsync_directory, fsync_file, write_json
 from lst.model.loss import LossOutput
 from lst.model.lst import LST
+from lst.model.rates import loss_counts, rates
 from lst.train.control import RunControl
 from lst.train.feed import LossModule
-from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, in_order, loss_counts, named, rates
+from lst.train.metrics import COUNTS, BatchCounter, RunRecorder, in_order, named
 from lst.train.shards import is_sharded, whole_state
 
 if TYPE_CHECKING:

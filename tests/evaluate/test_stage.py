@@ -5,9 +5,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lst.data.batch import pack_examples
+from lst.data.interleaving import DocumentMaker
+from lst.data.loader import iter_utterances
 from lst.errors import LstError
 from lst.evaluate.benchmark import BenchmarkConfig, import_benchmark, import_benchmark_spec
+from lst.evaluate.losses import DIRECTIONS
 from lst.evaluate.stage import ChoicesConfig, LossesConfig, choices, choices_spec, losses, losses_spec
+from lst.generate.session import open_session
 from lst.manifest import Manifest, iter_rows
 from lst.manifest.inspect import verify_manifest
 from tests.data.synthetic import make_pairs
@@ -146,6 +151,31 @@ def test_a_mode_the_benchmark_lacks(tmp_path: Path, model: Manifest) -> None:
     assert "only 2 independent items" in summary["modes"]["t-t"]["note"]
 
 
+def check_directions(body: dict[str, float], model: Manifest, pairs: Manifest) -> None:
+    """`body` against the losses of each utterance alone, sorted by direction in a plain loop over its tokens."""
+    session = open_session(model.path)
+    size, bpe = session.vocabulary, session.unit_bpe
+    patching = session.loaded.config.patching
+    maker = DocumentMaker(size, patching, limit=128, encode_units=bpe.encode if bpe else None)
+    sums = {direction: [0.0, 0] for direction in DIRECTIONS}
+    for row in iter_utterances(pairs, split="valid"):
+        example = maker.utterance("interleaved", row).build()
+        losses = session.model.target_losses(pack_examples([[example]], size))[0].tolist()
+        tokens = example.tokens.tolist()
+        held: set[str] = set()
+        for before, target, loss in zip(tokens, tokens[1:], losses, strict=False):
+            held |= {name for name, of in (("speech", size.is_unit), ("text", size.is_text)) if of(before)}
+            kind = "speech" if size.is_unit(target) else "text"
+            if size.is_control(target):
+                continue
+            entry = sums[f"{next(iter(held - {kind}), kind)} → {kind}"]
+            entry[0] += loss / np.log(2)
+            entry[1] += bpe.frames()[target - size.unit_offset] if bpe and kind == "speech" else 1
+    for direction, key in DIRECTIONS.items():
+        bits, count = sums[direction]
+        assert body[key] == pytest.approx(bits / count * (25 if key.endswith("second") else 1), rel=1e-4), direction
+
+
 @pytest.mark.parametrize("mode", ["static", "none", "bpe"])
 def test_losses(tmp_path: Path, mode: str) -> None:
     pairs, text = make_pairs(tmp_path, 60, valid_fraction=0.2)
@@ -163,7 +193,8 @@ def test_losses(tmp_path: Path, mode: str) -> None:
     assert 20 * np.log2(501) < speech["speech_bits_per_second"] < 200 * np.log2(501)
     assert "text_bits_per_token" not in speech
     assert summary["sets"]["transcript"]["text_tokens"] == sum(len(row["tokens"]) for row in valid)
-    assert {"speech_bits_per_second", "text_bits_per_token"} <= set(summary["sets"]["interleaved"])
+    check_directions(summary["sets"]["interleaved"], model, pairs)
+    assert not set(DIRECTIONS.values()) & (set(speech) | set(summary["sets"]["text"]))
     assert result.totals["bits per text token"] == pytest.approx(
         summary["sets"]["text"]["text_bits_per_token"], abs=1e-3
     )

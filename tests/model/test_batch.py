@@ -33,6 +33,17 @@ def test_one_row_by_hand() -> None:
     assert batch.efficiency == 1.0
 
 
+def test_targets_across_modalities() -> None:
+    offset, speech, text = VOCABULARY.unit_offset, VOCABULARY.speech_marker, VOCABULARY.text_marker
+    first = [speech, offset, offset + 1, text, 3, 4, speech, offset, VOCABULARY.end]
+    second = [text, 3, 4, speech, offset + 2, offset + 3, text, 5]
+    rows = [[make(np.array(ids, dtype=np.int32), "none") for ids in (first, second)]]
+    batch = pack_examples(rows, VOCABULARY)
+    crossed = batch.targets[batch.crossed].tolist()
+    assert crossed == [3, 4, offset, offset + 2, offset + 3, 5]
+    assert batch.crossed[0].nonzero().flatten().tolist() == [3, 4, 6, 12, 13, 15]
+
+
 def test_padding_and_masked_targets() -> None:
     rng = np.random.default_rng(0)
     long, short = make(document(rng, 9), "static"), make(document(rng, -1), "static")

@@ -91,8 +91,10 @@ def test_head_loss(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sums_by_modality() -> None:
-    losses, targets = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 12, 9, 30])
-    out = summarise(losses.sum(), losses, targets, text_size=9, unit_offset=17)
-    assert (out.text_loss, out.text_count) == (1.0, 1)
-    assert (out.speech_loss, out.speech_count) == (8.0, 1)
-    assert (out.loss, out.count, out.mean) == (15.0, 4, 3.75)
+    losses, targets = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), torch.tensor([0, 12, 9, 30, 3, 20])
+    crossed = torch.tensor([False, False, False, False, True, True])
+    out = summarise(losses.sum(), losses, targets, crossed, text_size=9, unit_offset=17)
+    assert (out.text_loss, out.text_count) == (17.0, 2)
+    assert (out.speech_loss, out.speech_count) == (40.0, 2)
+    assert (out.text_to_speech_loss, out.speech_to_text_loss, out.speech_to_text_count) == (32.0, 16.0, 1)
+    assert (out.loss, out.count, out.mean) == (63.0, 6, 10.5)

@@ -49,7 +49,7 @@ def test_arms_seeds_and_costs(tmp_path: Path) -> None:
         ("none", "0", s) for s in ("20", "40", "60")
     ]
     assert (rows[1]["global_units"], rows[1]["speech_bits_per_second"]) == ("4000", "162")
-    assert rows[1]["interleaved_text_bits_per_token"] == ""
+    assert rows[1]["speech_to_text_bits_per_token"] == ""
 
 
 def test_the_files_are_written_and_the_same_again(tmp_path: Path) -> None:

@@ -210,6 +210,35 @@ def test_odd_contents(copy: Path, tmp_path: Path) -> None:
     assert "bare has no metrics.jsonl" in page.text
 
 
+def test_words_have_a_map_and_losses_their_directions(copy: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    model = load_manifest(copy / "pretrain")
+    alike = {"within": 0.75, "between": 0.25, "silhouette": 0.125, "centred": {"within": 0.5, "between": -0.0625}}
+    words = alike | {"patching": "aligned", "occurrences": 4, "floor": alike, "totals": {"silhouette": 0.125}}
+    points = {"word": ["cat", "<b>", "cat", "<b>"], "x": [0.0, 1.0, 2.0, 3.0], "y": [0.0, 1.0, 0.0, 1.0]}
+
+    def make_words(directory: Path) -> DirectoryResult:
+        (directory / "summary.json").write_text(json.dumps(words))
+        pq.write_table(pa.table(points), directory / "words.parquet")
+        return DirectoryResult(["summary.json", "words.parquet"], words["totals"])
+
+    both = {"documents": 2, "text_tokens": 9, "seconds": 4.0, "text_to_speech_bits_per_second": 171.25}
+    sets = LOSSES | {"sets": LOSSES["sets"] | {"interleaved": both | {"speech_to_text_bits_per_token": 6.125}}}
+    made = {name: load_manifest(copy / name) for name in json.loads((copy / "run.json").read_text())["stages"]}
+    spec = StageSpec("lst.eval/1", "eval-words", 1, {}, {"model": model})
+    made["words"] = build_directory(copy / "words", spec, make_words)
+    made["directions"] = make_eval(copy / "directions", "eval-losses", model, sets)
+    record(copy, made)
+    page = make(copy, tmp_path)
+    assert [attributes["aria-label"] for attributes in page.all("svg")].count("t-SNE of 4 patch embeddings") == 1
+    for said in ("0.125", "-0.062", "aligned patches", "171.250", "6.125", "text → speech, bits per second"):
+        assert said in page.text, said
+    (copy / "words" / "words.parquet").write_bytes(b"PAR1")
+    assert any("The map of the words cannot be read" in line for line in notes(copy, tmp_path))
+
+
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LstError, match=r"holds no run\.json"):
         report(tmp_path, tmp_path / "page.html")

@@ -1,6 +1,8 @@
 """Fine-tuning beyond the loss: low-rank changes, error rates while training, the best by them, presets."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from lst.errors import LstError
 from lst.manifest import Manifest
 from lst.model.checkpoint import load_model
 from lst.model.linear import Linear
+from lst.train.control import TrainingStopped
 from lst.train.finetune import PRESETS, FinetuneConfig, finetune
 from lst.train.lora import HEADS, add_lora, merge_lora
 from lst.train.options import settings_of
 from lst.train.stage import PretrainConfig, pretrain
+from tests.train.test_engine import interrupt_at
 from tests.train.test_stages import TINY, finetune_config
 
 
@@ -72,6 +76,22 @@ def test_fine_tuning_with_low_rank_changes(data: tuple[Manifest, Manifest], mode
     assert moved > 4
     assert before.head.weight.shape == after.head.weight.shape
     assert not torch.equal(before.head.weight, after.head.weight)
+
+
+def test_a_stopped_low_rank_run_ends_with_the_same_weights(
+    data: tuple[Manifest, Manifest], model: Manifest, tmp_path: Path
+) -> None:
+    config = changed(finetune_config("asr", 12), lora=2, validate_every=5, checkpoint={"every_steps": 5})
+    undisturbed = finetune(model, data[0], tmp_path / "undisturbed", config)
+    stop = interrupt_at(7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(TrainingStopped, match=r"Stopped after step [78] of 12"):
+        finetune(model, data[0], tmp_path / "asr", config, progress=stop)
+    resumed = finetune(model, data[0], tmp_path / "asr", config)
+    weights = {made.path: load_model(made.path).model.state_dict() for made in (undisturbed, resumed)}
+    for name, value in weights[undisturbed.path].items():
+        assert torch.equal(value, weights[resumed.path][name]), name
+    assert [line["loss"] for line in lines(resumed, "train")] == [line["loss"] for line in lines(undisturbed, "train")]
+    assert resumed.totals == undisturbed.totals
 
 
 def test_error_rates_while_training_and_the_best_by_them(

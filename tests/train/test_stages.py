@@ -71,6 +71,10 @@ def test_a_model_directory_is_complete(model: Manifest, data: tuple[Manifest, Ma
     lines = [json.loads(line) for line in model.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines if line["split"] == "valid"] == [10, 20]
     assert set(lines[-1]["sets"]) == {"speech", "text", "interleaved"}
+    across = {"text_to_speech_bits_per_second", "speech_to_text_bits_per_token"}
+    assert across <= set(lines[-1]["sets"]["interleaved"])
+    assert not across & (set(lines[-1]["sets"]["speech"]) | set(lines[-1]["sets"]["text"]))
+    assert all(lines[-1][key] == lines[-1]["sets"]["interleaved"][key] for key in across)
 
 
 def test_the_same_model_is_not_trained_again(
@@ -141,11 +145,10 @@ def test_every_patching_trains_and_is_fine_tuned(mode: str, data: tuple[Manifest
 
 def test_pieces_know_how_long_they_are() -> None:
     from lst.data.unit_bpe import train_unit_bpe
-    from lst.train.stage import piece_frames
 
     bpe = train_unit_bpe([np.array([1, 2, 1, 2, 3] * 40, dtype=np.uint16)], size=510)
     units = np.array([1, 2, 3, 1, 2], dtype=np.uint16)
-    frames = piece_frames(bpe)
+    frames = bpe.frames()
     assert sum(frames[piece] for piece in bpe.encode(units)) == len(units)
 
 
