@@ -109,6 +109,8 @@ def _eval(manifest: Manifest) -> dict[str, Any]:
         return {"held_out": dict(manifest.totals)}
     summary = json.loads(manifest.file("summary.json").read_text(encoding="utf-8"))
     modes = summary.get("modes", {})
+    if not modes:
+        return {manifest.stage.removeprefix("eval-"): dict(manifest.totals)}
     return {
         manifest.stage.removeprefix("eval-"): {
             mode: {key: body[key] for key in ("accuracy", "low", "high", "n")} for mode, body in modes.items()
@@ -153,6 +155,10 @@ def _bits(value: Mapping[str, float]) -> str:
     return ", ".join(f"{number:.2f} {name}" for name, number in value.items())
 
 
+def _totals(value: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {number:.4g}" for name, number in value.items())
+
+
 def _accuracies(value: Mapping[str, Mapping[str, float]]) -> str:
     return ", ".join(
         f"{mode.upper()} {body['accuracy']:.0%} [{body['low']:.0%}, {body['high']:.0%}]" for mode, body in value.items()
@@ -180,6 +186,9 @@ _LABELS = (
     ("finetune-tts_loss", "TTS fine-tuning loss", _from_to),
     ("held_out", "held out", _bits),
     ("storycloze", "story cloze, 95% interval", _accuracies),
+    ("words", "embeddings of words", _totals),
+    ("asr", "recognition", _totals),
+    ("tts", "synthesis", _totals),
     ("heard", "held-out recordings heard as", _heard),
     ("minutes", "minutes of work", _number),
     ("peak_memory_mb", "peak memory, MiB", _number),

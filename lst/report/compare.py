@@ -82,9 +82,10 @@ def find_models(directories: Iterable[Path]) -> list[Manifest]:
 def read_curves(models: Sequence[Manifest]) -> list[Curve]:
     """The held-out curve of each model, in order of arms and seeds."""
     settings = [{key: value for key, value in model.config.items() if key != "seed"} for model in models]
-    varied = {path for other in settings for path, _, _ in differences(settings[0], other)}
+    differing = {path for other in settings for path, _, _ in differences(settings[0], other)}
+    varied = sorted(differing, key=lambda path: (path != "patching.mode", path))
     curves = [
-        Curve(_arm(config, sorted(varied)), int(model.config.get("seed", 0)), _points(model))
+        Curve(_arm(config, varied), int(model.config.get("seed", 0)), _points(model))
         for model, config in zip(models, settings, strict=True)
     ]
     order = {arm: place for place, arm in enumerate(dict.fromkeys(curve.arm for curve in curves))}
@@ -92,7 +93,7 @@ def read_curves(models: Sequence[Manifest]) -> list[Curve]:
 
 
 def _arm(config: Mapping[str, Any], varied: Sequence[str]) -> str:
-    """What distinguishes a model: `static`, or `static, model.preset micro` where more than one key varies."""
+    """What distinguishes a model: `static`, or `static, optimizer.lr 0.004` where more than one key varies."""
     parts = []
     for path in varied:
         value: Any = config

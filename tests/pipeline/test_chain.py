@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lst.cli.main import run
+from lst.evaluate.losses import DIRECTIONS
 from lst.manifest import iter_rows, load_manifest
 from lst.manifest.inspect import lineage, verify_manifest
 from lst.pipeline.run import read_runs
@@ -117,3 +118,25 @@ def _corpora(node: object) -> set[str]:
     for source in node.inputs:  # type: ignore[attr-defined]
         names |= _corpora(source)
     return names
+
+
+def test_every_evaluation_can_be_a_stage(small_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = small_recipe.with_name("evaluations.yaml")
+    more = (
+        "  eval-benchmark: {mode: t-t, resamples: 200, inputs: {bench: storycloze-data}}\n"
+        "  eval-words: {words: 2, least: 2, occurrences: 4}\n"
+        "  eval-asr: {rows: 2, max_tokens: 6, resamples: 200}\n"
+        "  eval-tts: {rows: 1, max_units: 8, judge: whisper-tiny.en}\n"
+    )
+    recipe.write_text(small_recipe.read_text(encoding="utf-8") + more, encoding="utf-8")
+    assert run(command(recipe)) == 0
+    facts = json.loads(capsys.readouterr().out)
+    out = small_recipe.parent / "out"
+    made = {name: load_manifest(out / f"eval-{name}") for name in ("benchmark", "losses", "words", "asr", "tts")}
+    assert all(verify_manifest(manifest.path) == [] for manifest in made.values())
+    assert facts["words"] == made["words"].totals
+    assert facts["asr"]["wer"] > 0
+    assert facts["tts"]["texts"] == 1
+    directions = json.loads(made["losses"].file("summary.json").read_text(encoding="utf-8"))["sets"]["interleaved"]
+    assert set(DIRECTIONS.values()) <= set(directions)
+    assert "t-SNE of" in (out / "report.html").read_text(encoding="utf-8")

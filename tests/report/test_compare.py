@@ -14,9 +14,10 @@ from lst.train.stage import PretrainConfig
 from tests.data.synthetic import make_text
 
 
-def make_model(out: Path, text: Manifest, mode: str, seed: int, *, worse: float = 0.0) -> Manifest:
+def make_model(out: Path, text: Manifest, mode: str, seed: int, *, worse: float = 0.0, lr: float = 4e-4) -> Manifest:
     """A model of the given patching with three validations; its losses fall with the step and rise with `worse`."""
-    config = PretrainConfig.model_validate({"patching": {"mode": mode}, "seed": seed, "validate_every": 20})
+    settings = {"patching": {"mode": mode}, "seed": seed, "validate_every": 20, "optimizer": {"lr": lr}}
+    config = PretrainConfig.model_validate(settings)
     lines = []
     for step in range(10, 61, 10):
         total = dict.fromkeys(COSTS, 0.0) | {"global_units": 100.0 * step, "flops": 1e9 * step}
@@ -50,6 +51,12 @@ def test_arms_seeds_and_costs(tmp_path: Path) -> None:
     ]
     assert (rows[1]["global_units"], rows[1]["speech_bits_per_second"]) == ("4000", "162")
     assert rows[1]["speech_to_text_bits_per_token"] == ""
+
+
+def test_an_arm_is_named_by_all_that_differs(tmp_path: Path) -> None:
+    text = make_text(tmp_path / "text", 20)
+    models = [make_model(tmp_path / mode, text, mode, 0, lr=lr) for mode, lr in (("none", 0.004), ("static", 0.008))]
+    assert [c.arm for c in read_curves(models)] == ["none, optimizer.lr 0.004", "static, optimizer.lr 0.008"]
 
 
 def test_the_files_are_written_and_the_same_again(tmp_path: Path) -> None:
