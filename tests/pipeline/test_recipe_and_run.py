@@ -196,7 +196,9 @@ def test_the_recipes_of_the_paper_are_sound_and_share_a_run(path: Path, monkeypa
     assert {name: everything.stages[name] for name in recipe.stages} == recipe.stages
 
 
-@pytest.mark.parametrize("name", ["demo", "nano-patchings", "nano-variants"])
+@pytest.mark.parametrize(
+    "name", ["demo", "nano-data", "nano-patchings", "nano-patchings-control", "nano-patchings-sweep", "nano-variants"]
+)
 def test_the_recipes_that_ship_are_sound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     recipe = load_recipe(Path(__file__).parents[2] / "recipes" / f"{name}.yaml")
