@@ -124,6 +124,9 @@ class CTCCheckpoint:
     receptive_field: int
     language: str = "en"
     """How digits and abbreviations are read."""
+    start_shift_s: float = 0.0
+    end_shift_s: float = 0.0
+    """Added to where the characters of a word begin and end: what they are known to be off by."""
 
 
 def checkpoint_files(path: Path) -> tuple[Path, list[Path]]:
@@ -175,9 +178,19 @@ def _own_form(path: Path) -> CTCCheckpoint | None:
     if ctc_description(path) is None:
         return None
     network = load_ctc(path)
-    labels = network.config.labels
-    language = network.config.language
-    return CTCCheckpoint(network, labels, labels.index(BLANK), labels.index(SPACE), False, STRIDE, STRIDE, language)
+    config = network.config
+    return CTCCheckpoint(
+        network,
+        config.labels,
+        config.labels.index(BLANK),
+        config.labels.index(SPACE),
+        normalize=False,
+        stride=STRIDE,
+        receptive_field=STRIDE,
+        language=config.language,
+        start_shift_s=config.start_shift_s,
+        end_shift_s=config.end_shift_s,
+    )
 
 
 def _tensors(path: Path) -> "dict[str, Tensor]":

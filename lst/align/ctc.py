@@ -5,7 +5,8 @@
 2. Targets: the spoken words in the model's alphabet, its word sign between them. A word that has no character of the
    alphabet is a star: any speech.
 3. `torchaudio.functional.forced_align`; beyond five minutes, the same search in numpy, piece by piece with an open end.
-4. Score: mean posterior probability of the characters over their frames.
+4. Score of a word: mean posterior probability of its characters over their frames. Score of the whole: exp(-c), c being
+   how much less likely, per character, its path is than the likeliest label of every frame.
 """
 
 import warnings
@@ -104,7 +105,7 @@ class CTCAligner(Aligner):
         spans = self.search(emissions, spelled)
         if spans is None:
             return Alignment(rejected="alignment-failed", detail="no path through the recording", unknown=unknown)
-        return self._result(words, spelled, spans, unknown, num_frames)
+        return self._result(words, spelled, spans, unknown, num_frames, self.score(emissions, spans))
 
     def spell(self, word: str) -> list[int]:
         """Labels of a spoken word; characters outside the alphabet are left out, after dropping their diacritics."""
@@ -193,6 +194,27 @@ class CTCAligner(Aligner):
             done += whole
         return found
 
+    def score(self, emissions: Floats, spans: Sequence[tuple[int, TokenSpan]]) -> float:
+        """Of the whole, 0 .. 1: what the path through (T, labels) `emissions` loses to the best labels, per character.
+
+        Speech that the transcript lacks costs too, as frames between characters are held to the blank or the sign
+        between words. Stars cost nothing and do not count.
+        """
+        best = emissions.max(axis=1)
+        between = emissions[:, self.checkpoint.blank]
+        if self.checkpoint.delimiter is not None:
+            between = np.maximum(between, emissions[:, self.checkpoint.delimiter])
+        loss = (best - between).astype(np.float64)
+        heard = 0
+        for label, span in spans:
+            frames = slice(span.start, span.end)
+            if label == self.star:
+                loss[frames] = 0
+            else:
+                loss[frames] = best[frames] - emissions[frames, label]
+                heard += 1
+        return float(np.exp(-loss.sum() / heard)) if heard else 0.0
+
     def _result(
         self,
         words: Sequence[NormalisedWord],
@@ -200,18 +222,17 @@ class CTCAligner(Aligner):
         spans: Sequence[tuple[int, TokenSpan]],
         unknown: list[str],
         num_frames: int,
+        score: float,
     ) -> Alignment:
         left = iter(spans)
         counts = iter(max(1, len(labels)) for labels in spelled)
         times = []
-        total = weight = 0.0
         phones = []
         for word in words:
             own = [next(left) for _ in word.spoken for _ in range(next(counts))]
             heard = [span for label, span in own if label != self.star]
             frames = sum(span.end - span.start for span in heard)
             mass = sum(span.score * (span.end - span.start) for span in heard)
-            total, weight = total + mass, weight + frames
             start_s, end_s = own[0][1].start * self.frame_s, own[-1][1].end * self.frame_s
             times.append(TimedWord(start_s, end_s, mass / max(frames, 1)))
             phones += [
@@ -222,10 +243,22 @@ class CTCAligner(Aligner):
                 )
                 for label, span in own
             ]
+        times = shifted(times, self.checkpoint.start_shift_s, self.checkpoint.end_shift_s)
         on_frames = on_grid(words, times, num_frames)
         if on_frames is None:
             return Alignment(rejected="text-too-long", detail=f"{len(words)} words on {num_frames} frames")
-        return Alignment(on_frames, total / max(weight, 1.0), unknown=unknown, phones=phones, times=times)
+        return Alignment(on_frames, score, unknown=unknown, phones=phones, times=times)
+
+
+def shifted(words: Sequence[TimedWord], start_s: float, end_s: float) -> list[TimedWord]:
+    """Words with their starts and ends moved; two that would then overlap meet halfway."""
+    starts = [max(0.0, word.start_s + start_s) for word in words]
+    ends = [max(start, word.end_s + end_s) for word, start in zip(words, starts)]
+    for index in range(1, len(words)):
+        if starts[index] < ends[index - 1]:
+            starts[index] = ends[index - 1] = (starts[index] + ends[index - 1]) / 2
+            ends[index] = max(ends[index], starts[index])
+    return [TimedWord(start, end, word.score) for word, start, end in zip(words, starts, ends)]
 
 
 def align_targets(scores: Floats, labels: npt.NDArray[np.int64], blank: int) -> list[TokenSpan] | None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 EMBEDDED = "pocketsphinx"
 """The aligner that needs no download."""
 
-MIN_SCORES = {"pocketsphinx": 0.45, "ctc": 0.3}
+MIN_SCORES = {"pocketsphinx": 0.45, "ctc": 0.03}
 """Score of a row below which its transcript is taken for wrong. docs/alignment.md says how they were chosen."""
 
 
@@ -71,8 +71,14 @@ def aligner_fingerprint(name_or_path: str | Path) -> str:
 
 
 def default_min_score(name_or_path: str | Path) -> float:
-    """The limit for the score of a row that suits this kind of aligner."""
-    return MIN_SCORES["pocketsphinx" if str(name_or_path) == EMBEDDED else "ctc"]
+    """The limit for the score of a row that suits this aligner: its own, or that of its kind."""
+    if str(name_or_path) == EMBEDDED:
+        return MIN_SCORES["pocketsphinx"]
+    from lst.align.checkpoints import checkpoint_files
+    from lst.align.network import read_ctc_config
+
+    config = read_ctc_config(checkpoint_files(find_checkpoint(name_or_path))[0])
+    return MIN_SCORES["ctc"] if config is None or config.min_score is None else config.min_score
 
 
 def aligner_name(name_or_path: str | Path) -> str:

@@ -4,7 +4,8 @@
 
 25 frames a second are too few for characters (fast speech has twenty of them) and too coarse for boundaries. CTC gives
 each character a spike and everything else to the blank; with the logarithm of how often a label is given subtracted
-(Huang et al. 2024, label priors) characters keep their frames, and their ends can be read off.
+(Huang et al. 2024, label priors; `prior_weight`) characters keep their frames. True times of words do more, where there
+are any (`lst.align.train`).
 
 One safetensors file holds the weights and, as metadata, everything else (`FORM`).
 """
@@ -39,8 +40,11 @@ class CTCConfig(BaseModel):
     labels: tuple[str, ...] = Field(min_length=3, description="the blank, the sign between words, the characters")
     hidden: int = Field(default=192, ge=8, le=4096)
     kernel: int = Field(default=7, ge=1, le=31)
-    prior_weight: float = Field(default=0.3, ge=0, le=1, description="how much of the labels' prior is subtracted")
+    prior_weight: float = Field(default=0.0, ge=0, le=1, description="how much of the labels' prior is subtracted")
     language: str = "en"
+    start_shift_s: float = Field(default=0.0, ge=-0.2, le=0.2, description="added to where a word's characters begin")
+    end_shift_s: float = Field(default=0.0, ge=-0.2, le=0.2, description="added to where a word's characters end")
+    min_score: float | None = Field(default=None, ge=0, le=1, description="rows that score lower are rejected")
 
 
 class CTCNetwork(nn.Module):
@@ -76,8 +80,11 @@ class CTCNetwork(nn.Module):
         return self.logits(samples) - self.config.prior_weight * self.log_prior, None
 
 
-def save_ctc(path: Path, network: CTCNetwork) -> None:
-    """Weights in half precision and the configuration in one file; training's own parts of the encoder are left out."""
+def save_ctc(path: Path, network: CTCNetwork, config: CTCConfig | None = None) -> None:
+    """Weights in half precision and the configuration in one file; training's own parts of the encoder are left out.
+
+    `config` replaces the network's own (calibration is known only when the weights are).
+    """
     from safetensors.torch import save
 
     from lst.manifest import write_atomic
@@ -88,7 +95,7 @@ def save_ctc(path: Path, network: CTCNetwork) -> None:
         if not name.startswith(_UNUSED)
     }
     # One entry: safetensors writes several in any order, and the file's hash would not be that of its content.
-    write_atomic(path, save(weights, {FORM: network.config.model_dump_json()}))
+    write_atomic(path, save(weights, {FORM: (config or network.config).model_dump_json()}))
 
 
 _UNUSED = ("encoder.masker.", "encoder.final_proj.", "encoder.label_embs")
@@ -109,22 +116,39 @@ def ctc_description(path: Path) -> str | None:
     return metadata.get(FORM)
 
 
+def read_ctc_config(path: Path) -> CTCConfig | None:
+    """The configuration of a file in our form, its weights unread; None if it is another file.
+
+    Raises LstError if it cannot be understood.
+    """
+    description = ctc_description(path)
+    if description is None:
+        return None
+    try:
+        return CTCConfig.model_validate_json(description)
+    except ValidationError as error:
+        raise _misfit(path, error) from error
+
+
+def _misfit(path: Path, error: Exception) -> LstError:
+    reason = " ".join(str(error).split())[:300]
+    return LstError(f"{path} does not fit its configuration: {reason}.", hint="Train or fetch it again.")
+
+
 def load_ctc(path: Path) -> CTCNetwork:
     """The network in a file of `save_ctc`, for evaluation. Raises LstError if it does not fit its own description."""
     from safetensors.torch import load_file
 
-    description = ctc_description(path)
-    if description is None:
+    config = read_ctc_config(path)
+    if config is None:
         raise LstError(f"{path} is not an aligner of lst train-aligner.")
     try:
-        config = CTCConfig.model_validate_json(description)
         with torch.random.fork_rng(devices=[]):  # the first weights, replaced at once, are drawn at random
             network = CTCNetwork(config, HubertNetwork(config.encoder))
         found = network.load_state_dict({name: value.float() for name, value in load_file(path).items()}, strict=False)
         missing = [name for name in found.missing_keys if not name.startswith(_UNUSED)]
         if missing or found.unexpected_keys:
             raise RuntimeError(f"it lacks {missing[:2]} and has {found.unexpected_keys[:2]}")
-    except (KeyError, ValueError, ValidationError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise LstError(f"{path} does not fit its configuration: {reason}.", hint="Train or fetch it again.") from error
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise _misfit(path, error) from error
     return network.eval().requires_grad_(False)

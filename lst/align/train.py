@@ -2,58 +2,46 @@
 
 1. The alphabet is that of the transcripts (as they are spoken: `lst.text.normalise`); characters that are too rare to
    be learnt are left out, and rows that cannot be spelled or said in their time are rejected.
-2. Recordings lie end to end in one file beside the checkpoints, and are mapped: memory does not grow with the corpus.
-3. CTC (Graves et al. 2006) on rows of similar length, with the labels' prior subtracted (`lst.align.network`), from
-   the tokenizer's encoder, or from nothing.
+2. CTC (Graves et al. 2006) on rows of similar length, from the tokenizer's encoder, or from nothing. Where the times of
+   words are known, each word is a problem of its own, and a few steps before CTC teach about where characters are.
+3. Calibration (`lst.align.calibrate`): what boundaries are off by, and the limit for scores, go into the weights' file.
 """
 
-import json
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from lst.align.calibrate import Words, measure_limit, measure_shifts, read_words
 from lst.align.ctc import CTCAligner
-from lst.align.network import BLANK, FORM, SPACE, STRIDE, CTCConfig, CTCNetwork, save_ctc
-from lst.audio import AudioError, open_row_audio
+from lst.align.network import FORM, SPACE, CTCConfig, CTCNetwork, save_ctc
+from lst.align.train_corpus import Corpus, Rows, prepare
 from lst.constants import SAMPLE_RATE
 from lst.errors import LstError
 from lst.manifest import (
     DirectoryResult,
     Manifest,
     Progress,
-    Rejection,
     StageSpec,
     build_directory,
     is_held_out,
-    iter_rows,
     sha256_file,
     write_json,
 )
-from lst.text.normalise import fold, spoken_text
 from lst.train.config import OptimizerConfig
-from lst.train.loop import LoopConfig, LoopJob, artifacts_of, build_seeded, train_loop
+from lst.train.loop import LoopConfig, LoopJob, artifacts_of, build_seeded, step_generator, train_loop
 from lst.units.hubert_config import NetworkConfig
 from lst.units.network import HubertNetwork
-from lst.units.segments import add_noise
 
 SCHEMA = "lst.aligner/1"
-VERSION = 1
+VERSION = 2
 WEIGHTS_FILE = "model.safetensors"
-MIN_SECONDS = 60.0
-"""Less speech than this is refused: most characters would hardly have been heard."""
 MEASURED = 100
 """Held-out rows at most that a validation looks at."""
-SILENT = 1e-4
 
 
 class TrainAlignerConfig(LoopConfig):
@@ -68,9 +56,15 @@ class TrainAlignerConfig(LoopConfig):
     freeze: bool = Field(False, description="keep the tokenizer's encoder as it is, and train the head only")
     network: NetworkConfig | None = Field(None, description="an encoder from nothing, where no tokenizer is given")
     hidden: int = Field(192, ge=8, le=4096, description="width of the head")
-    prior_weight: float = Field(0.3, ge=0, le=1, description="how much of the labels' prior is subtracted")
+    prior_weight: float = Field(0.0, ge=0, le=1, description="how much of the labels' prior is subtracted")
     dropout: float = Field(0.1, ge=0, lt=1, description="of the head")
-    noise: bool = Field(True, description="disturb half of the rows by noise")
+    flat_steps: int = Field(
+        100, ge=0, description="steps before CTC, on rows whose words have times: characters spread evenly over words"
+    )
+    noise: bool = Field(True, description="disturb seven in ten rows by noise")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="of matrix products; bfloat16 doubles the speed where the processor has it"
+    )
     seconds: float = Field(40.0, gt=1, description="audio per step")
     longest_s: float = Field(16.0, gt=0, description="longer rows are left out")
     rare: int = Field(5, ge=1, description="characters seen fewer times are not in the alphabet")
@@ -79,7 +73,9 @@ class TrainAlignerConfig(LoopConfig):
     licence: str = Field("", description="licence on its card; default: those of the audio")
 
 
-def train_aligner_spec(audio: Manifest, config: TrainAlignerConfig, tokenizer: str | None) -> StageSpec:
+def train_aligner_spec(
+    audio: Manifest, config: TrainAlignerConfig, tokenizer: str | None, words: Path | None = None
+) -> StageSpec:
     """What `train_aligner` would make."""
     from lst.units import tokenizer_fingerprint
 
@@ -92,6 +88,7 @@ def train_aligner_spec(audio: Manifest, config: TrainAlignerConfig, tokenizer: s
         inputs={"audio": audio},
         fingerprints=fingerprints,
         provenance=audio.provenance,
+        files={} if words is None else {"words": sha256_file(words)},
     )
 
 
@@ -101,6 +98,7 @@ def train_aligner(
     config: TrainAlignerConfig,
     *,
     tokenizer: str | None = None,
+    words: Path | None = None,
     workers: int = 1,
     progress: Progress | None = None,
     force: bool = False,
@@ -108,16 +106,19 @@ def train_aligner(
 ) -> Manifest:
     """Train an aligner on the recordings and transcripts of `audio`; `out` is then usable as `--aligner`.
 
-    `tokenizer` is a name or directory whose encoder it starts from; without one it starts from nothing. A run that was
-    stopped or killed goes on from its last checkpoint. `workers` is ignored. Raises TrainingStopped after a stop
-    signal, and LstError for too little speech, a tokenizer without a network, or as `train_loop`.
+    `tokenizer` is a name or directory whose encoder it starts from; without one it starts from nothing. `words`: true
+    times of words in some of the recordings (`lst.align.calibrate.read_words`), which boundaries are learnt from and
+    calibrated on. A run that was stopped or killed goes on from its last checkpoint. `workers` is ignored. Raises
+    TrainingStopped after a stop signal, and LstError for too little speech, a tokenizer without a network, or as
+    `train_loop`.
     """
+    times = {} if words is None else read_words(words)
 
     def make(directory: Path) -> DirectoryResult:
         encoder, layer = _encoder(config, tokenizer)
-        return _train(directory, audio, config, encoder, layer, progress or (lambda *_: None), device)
+        return _train(directory, audio, config, encoder, layer, times, progress or (lambda *_: None), device)
 
-    return build_directory(out, train_aligner_spec(audio, config, tokenizer), make, force=force)
+    return build_directory(out, train_aligner_spec(audio, config, tokenizer, words), make, force=force)
 
 
 def _encoder(config: TrainAlignerConfig, tokenizer: str | None) -> tuple[HubertNetwork, int]:
@@ -145,178 +146,85 @@ def _encoder(config: TrainAlignerConfig, tokenizer: str | None) -> tuple[HubertN
     return network, network.config.layers
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Recordings end to end, (samples,) int16, and of each row: where it begins and ends, and its labels."""
+def ctc_losses(network: CTCNetwork, batch: Mapping[str, Tensor], *, half: bool = False) -> dict[str, Tensor]:
+    """`loss`: CTC in nats per character; in training less the prior, by which it may be negative.
 
-    ids: list[str]
-    starts: NDArray[np.int64]
-    spelled: list[list[int]]
-    audio: NDArray[np.int16]
-    labels: tuple[str, ...]
-
-    def samples(self, index: int) -> NDArray[np.float32]:
-        """(n,) of one row."""
-        part = self.audio[self.starts[index] : self.starts[index + 1]]
-        return np.asarray(part, np.float32) / np.float32(32768)
-
-    def length(self, index: int) -> int:
-        """Samples of one row."""
-        return int(self.starts[index + 1] - self.starts[index])
-
-
-def alphabet_of(texts: list[str], rare: int) -> tuple[str, ...]:
-    """Blank, sign between words, and the characters that `texts` (spoken words) have at least `rare` times."""
-    counts = Counter(character for text in texts for character in text if not character.isspace())
-    kept = sorted(character for character, count in counts.items() if count >= rare and character != SPACE)
-    return (BLANK, SPACE, *kept)
+    Where the times of words are known, training takes every word for itself, in its own frames; what lies between
+    words is the sign between words, what lies around them the blank. `half`: the network in bfloat16, the loss not.
+    """
+    device = network.spell.weight.device
+    there = {name: value.to(device) for name, value in batch.items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        logits = network.logits(there["samples"])
+    plain = functional.log_softmax(logits.float(), dim=-1)
+    scores = plain
+    if network.training and network.config.prior_weight:
+        _update_prior(network, plain.detach(), there["frames"])
+        scores = plain - network.config.prior_weight * network.log_prior
+    per_row = _ctc(scores, there["frames"], there["labels"], there["lengths"])
+    characters = there["lengths"].sum()
+    if network.training and len(there["words"]):
+        total = per_row[~there["timed"]].sum() + _timed_words(scores, there) + _around_words(plain, there)
+        return {"loss": total / characters}
+    return {"loss": per_row.sum() / characters}
 
 
-def spell(text: str, labels: tuple[str, ...]) -> list[int]:
-    """The labels of spoken words; a character outside the alphabet is spelled without its diacritics, or left out."""
-    numbers = {label: index for index, label in enumerate(labels)}
-    words = []
-    for word in text.split():
-        found = [
-            numbers[part]
-            for character in word
-            for part in ([character] if character in numbers else fold(character))
-            if part in numbers
-        ]
-        if found:
-            words.append(found)
-    return [label for index, word in enumerate(words) for label in ([1] if index else []) + word]
+def _ctc(scores: Tensor, frames: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
+    """(B,) CTC of (B, T, labels) scores, in nats; 0 where the labels do not fit."""
+    return functional.ctc_loss(scores.transpose(0, 1), labels, frames, lengths, reduction="none", zero_infinity=True)
 
 
-def prepare(
-    directory: Path, audio: Manifest, config: TrainAlignerConfig, progress: Progress
-) -> tuple[Corpus, list[Rejection]]:
-    """Read every recording into `directory`, or map what an earlier attempt has read."""
-    index_file = directory / "index.json"
-    if not index_file.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        spoken = {row["id"]: spoken_text(row["text"] or "", config.language) for row in iter_rows(audio)}
-        labels = alphabet_of(list(spoken.values()), config.rare)
-        if len(labels) < 3:
-            raise LstError(f"{audio.path} has no transcripts to learn from.", hint="Ingest recordings with their text.")
-        rejected: list[Rejection] = []
-        ids, starts, spelled = [], [0], []
-        with (directory / "audio.i16").open("wb") as file:
-            for done, row in enumerate(iter_rows(audio)):
-                progress(done, audio.rows, "recordings")
-                own = spell(spoken[row["id"]], labels)
-                samples = _readable(audio, row, own, config, rejected)
-                if samples is not None:
-                    file.write(np.round(np.clip(samples, -1, 32767 / 32768) * 32768).astype("<i2").tobytes())
-                    ids.append(row["id"])
-                    starts.append(starts[-1] + len(samples))
-                    spelled.append(own)
-        rejections = [asdict(rejection) for rejection in rejected]
-        body = {"ids": ids, "starts": starts, "spelled": spelled, "labels": labels, "rejected": rejections}
-        write_json(index_file, body)
-    body = json.loads(index_file.read_text(encoding="utf-8"))
-    seconds = body["starts"][-1] / SAMPLE_RATE
-    if seconds < MIN_SECONDS:
-        raise LstError(
-            f"{audio.path} has {seconds:.1f} s of usable speech with a transcript, too little for an aligner.",
-            hint=f"Give at least {MIN_SECONDS:.0f} s, better some hours. Rejected: {_reasons(body['rejected'])}.",
-        )
-    corpus = Corpus(
-        body["ids"],
-        np.asarray(body["starts"], np.int64),
-        body["spelled"],
-        np.memmap(directory / "audio.i16", "<i2", "r"),
-        tuple(body["labels"]),
-    )
-    return corpus, [Rejection(**rejection) for rejection in body["rejected"]]
+def _timed_words(scores: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """The sum of CTC over words, each in its own frames."""
+    rows, first, end = batch["words"].T
+    frames = (end - first).clamp(min=1)
+    places = (first[:, None] + torch.arange(int(frames.max()), device=first.device)).clamp(max=scores.shape[1] - 1)
+    return _ctc(scores[rows[:, None], places], frames, batch["word_labels"], batch["word_lengths"]).sum()
 
 
-def _reasons(rejected: list[dict[str, Any]]) -> str:
-    counts = Counter(entry["reason"] for entry in rejected)
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"
+def _around_words(scores: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """The sum of -log probability of the sign between words where it is, and of the blank before and after them."""
+    target = frame_targets(batch, scores.shape[1], inside=False).to(scores.device)
+    return functional.nll_loss(scores.transpose(1, 2), target, ignore_index=-1, reduction="sum")
 
 
-def _readable(
-    audio: Manifest,
-    row: Mapping[str, Any],
-    labels: list[int],
-    config: TrainAlignerConfig,
-    rejected: list[Rejection],
-) -> NDArray[np.float32] | None:
-    """The samples of a row, or None and a reason."""
-
-    def reject(reason: str, detail: str = "") -> NDArray[np.float32] | None:
-        rejected.append(Rejection(row["id"], reason, detail))
-        return None
-
-    if not labels:
-        return reject("no-text" if not row["text"] else "text-outside-alphabet", (row["text"] or "")[:60])
-    if row["duration_s"] > config.longest_s:
-        return reject("too-long", f"{row['duration_s']:.1f} s")
-    repeats = sum(first == second for first, second in pairwise(labels))
-    if len(labels) + repeats > row["duration_s"] * SAMPLE_RATE / STRIDE:
-        return reject("text-too-long", f"{len(labels)} characters in {row['duration_s']:.1f} s")
-    try:
-        samples = open_row_audio(audio, row)
-    except AudioError as error:
-        return reject(error.reason, str(error))
-    if np.abs(samples - samples.mean()).max() < SILENT:
-        return reject("audio-silent", "silent or constant")
-    return np.asarray(samples, np.float32)
+def frame_targets(batch: Mapping[str, Tensor], count: int, *, inside: bool) -> Tensor:
+    """(B, count) labels of frames around timed words; with `inside`, in them too: characters spread evenly. Else -1."""
+    target = torch.full((len(batch["timed"]), count), -1)
+    words, lengths = batch["words"].tolist(), batch["word_lengths"].tolist()
+    labels = torch.split(batch["word_labels"].cpu(), lengths)
+    for row in {row for row, _, _ in words}:
+        target[row, : int(batch["frames"][row])] = 0
+        spans = [(first, end) for own, first, end in words if own == row]
+        target[row, spans[0][0] : spans[-1][1]] = 1
+    for (row, first, end), own in zip(words, labels, strict=True):
+        places = torch.arange(max(0, min(end, count) - first))
+        target[row, first:end] = own[places * len(own) // max(1, end - first)] if inside else -1
+    return target
 
 
-class Rows:
-    """Batches of rows of similar length, and the loss on them."""
+def flat_start(network: CTCNetwork, rows: Rows, config: TrainAlignerConfig, device: str) -> None:
+    """Teach the head about where characters are: spread evenly over words whose times are known.
 
-    def __init__(self, corpus: Corpus, train: list[int], config: TrainAlignerConfig, network: CTCNetwork) -> None:
-        self._corpus = corpus
-        self._config = config
-        self._network = network
-        self._order = sorted(train, key=lambda index: (corpus.length(index), corpus.ids[index]))
-
-    def batch(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Neighbours in the order of length, around a row drawn at random, of about `seconds` in all."""
-        first = int(torch.randint(len(self._order), (1,), generator=generator))
-        budget = self._config.seconds * SAMPLE_RATE
-        size = max(1, round(budget / self._corpus.length(self._order[first])))
-        low = max(0, min(first - size // 2, len(self._order) - size))
-        return self.of(self._order[low : low + size], generator if self._config.noise else None)
-
-    def of(self, rows: list[int], generator: torch.Generator | None) -> dict[str, Tensor]:
-        """`samples` (B, n) filled up with silence, `frames` (B,), `labels` (sum,), `lengths` (B,)."""
-        longest = max(self._corpus.length(index) for index in rows)
-        samples = np.zeros((len(rows), longest), np.float32)
-        for row, index in enumerate(rows):
-            samples[row, : self._corpus.length(index)] = self._corpus.samples(index)
-        if generator is not None:
-            add_noise(samples, np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator))))
-        spelled = [self._corpus.spelled[index] for index in rows]
-        return {
-            "samples": torch.from_numpy(samples),
-            "frames": torch.tensor([self._corpus.length(index) // STRIDE for index in rows]),
-            "labels": torch.tensor([label for labels in spelled for label in labels]),
-            "lengths": torch.tensor([len(labels) for labels in spelled]),
-        }
-
-    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`loss`: CTC in nats per character; in training less the prior, by which it may be negative."""
-        network = self._network
-        logits = network.logits(batch["samples"].to(network.spell.weight.device)).float()
-        scores = functional.log_softmax(logits, dim=-1)
-        if network.training and network.config.prior_weight:
-            _update_prior(network, scores.detach(), batch["frames"])
-            scores = scores - network.config.prior_weight * network.log_prior
-        per_row = functional.ctc_loss(
-            scores.transpose(0, 1),
-            batch["labels"].to(scores.device),
-            batch["frames"],
-            batch["lengths"],
-            reduction="none",
-            zero_infinity=True,
-        )
-        return {"loss": per_row.sum() / batch["lengths"].sum()}
+    CTC alone finds out, but only after hundreds of steps in which it says next to nothing. The encoder stays.
+    """
+    network.to(device).eval()
+    head = [value for name, value in network.named_parameters() if not name.startswith("encoder.")]
+    optimizer = torch.optim.AdamW(head, lr=FLAT_LR)
+    for step in range(config.flat_steps):
+        batch = rows.batch(step_generator(config.seed, step, "flat start"))
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            logits = network.logits(batch["samples"].to(device)).float()
+        target = frame_targets(batch, logits.shape[1], inside=True).to(device)
+        loss = functional.cross_entropy(logits.transpose(1, 2), target, ignore_index=-1)
+        gradients = torch.autograd.grad(loss, head)
+        for value, gradient in zip(head, gradients, strict=True):
+            value.grad = gradient
+        optimizer.step()
+    network.zero_grad()
 
 
+FLAT_LR = 2e-3
 PRIOR_MEMORY = 0.99
 
 
@@ -340,7 +248,7 @@ def _validate(network: CTCNetwork, rows: Rows, held: list[int], corpus: Corpus) 
     for index in held:
         batch = rows.of([index], None)
         count = int(batch["lengths"].sum())
-        loss += float(rows.losses(batch)["loss"]) * count
+        loss += float(ctc_losses(network, batch)["loss"]) * count
         characters += count
         best = network(batch["samples"].to(network.spell.weight.device))[0][0].argmax(-1).tolist()
         kept = [label for place, label in enumerate(best) if label and (not place or best[place - 1] != label)]
@@ -359,11 +267,12 @@ def _train(
     config: TrainAlignerConfig,
     encoder: HubertNetwork,
     layer: int,
+    words: Words,
     progress: Progress,
     device: str,
 ) -> DirectoryResult:
-    corpus, rejected = prepare(directory / "prepared", audio, config, progress)
-    held = [index for index, row_id in enumerate(corpus.ids) if is_held_out(row_id, config.held_out)][:MEASURED]
+    corpus, rejected = prepare(directory / "prepared", audio, config, words, progress)
+    held = [index for index, row_id in enumerate(corpus.ids) if is_held_out(row_id, config.held_out)]
     train = [index for index, row_id in enumerate(corpus.ids) if not is_held_out(row_id, config.held_out)]
     if not train or not held:
         raise LstError(f"{audio.path} has too few rows to hold some out ({len(corpus.ids)}).", hint="Give more.")
@@ -376,31 +285,48 @@ def _train(
         language=config.language,
     )
     network = cast(CTCNetwork, build_seeded(config.seed, lambda: CTCNetwork(shape, encoder, config.dropout)))
-    rows = Rows(corpus, train, config, network)
+    rows = Rows(corpus, train, config)
+    timed = [index for index in train if corpus.spans[index] is not None]
+    if timed and config.flat_steps and not (directory / "checkpoints").exists():
+        flat_start(network, Rows(corpus, timed, config), config, device)
     lines = train_loop(
         LoopJob(
             directory,
             config,
             network,
             rows.batch,
-            rows.losses,
-            lambda: _validate(network, rows, held, corpus),
+            lambda batch: ctc_losses(network, batch, half=config.precision == "bfloat16"),
+            lambda: _validate(network, rows, held[:MEASURED], corpus),
             device=device,
             progress=progress,
         )
     )
-    save_ctc(directory / WEIGHTS_FILE, network)
-    CTCAligner.from_checkpoint(directory / WEIGHTS_FILE, name=config.name or "ctc")  # what is written can be read
+    calibration = _calibrate(
+        directory, network, audio, [corpus.ids[index] for index in train], [corpus.ids[index] for index in held], words
+    )
     best = min((line for line in lines if line["split"] == "valid"), key=lambda line: float(line["loss"]))
     parameters = sum(value.numel() for value in network.parameters())
     hours = corpus.audio.size / SAMPLE_RATE / 3600
-    write_json(directory / "card.json", _card(directory, audio, config, corpus, best, parameters, hours))
+    write_json(directory / "card.json", _card(directory, audio, config, corpus, best, parameters, hours, calibration))
     numbers = {"valid_loss": round(best["loss"], 5), "valid_cer": round(best["cer"], 5)}
     return DirectoryResult(
         artifacts=["card.json", WEIGHTS_FILE, *artifacts_of(directory)],
         totals={"hours": hours, "rows": len(corpus.ids), "parameters": parameters, **numbers},
         rejected=rejected,
     )
+
+
+def _calibrate(
+    directory: Path, network: CTCNetwork, audio: Manifest, train: list[str], held: list[str], words: Words
+) -> dict[str, Any]:
+    """Write the weights with what is measured on them: shifts on recordings `train`, the limit on recordings `held`."""
+    path = directory / WEIGHTS_FILE
+    save_ctc(path, network)
+    aligner = CTCAligner.from_checkpoint(path, name="ctc")
+    start, end = measure_shifts(aligner, audio, train, words) if words else (0.0, 0.0)
+    calibration = {"start_shift_s": start, "end_shift_s": end, "min_score": measure_limit(aligner, audio, held)}
+    save_ctc(path, network, network.config.model_copy(update=calibration))
+    return calibration
 
 
 def _card(
@@ -411,6 +337,7 @@ def _card(
     best: dict[str, Any],
     parameters: int,
     hours: float,
+    calibration: dict[str, Any],
 ) -> dict[str, Any]:
     path = directory / WEIGHTS_FILE
     licences = sorted({entry.get("licence", "") for entry in audio.provenance} - {""})
@@ -428,5 +355,6 @@ def _card(
         "steps": config.steps,
         "parameters": parameters,
         "settings": config.as_json(),
+        "calibration": calibration,
         "numbers": {"best_step": best["step"], "loss": round(best["loss"], 5), "cer": round(best["cer"], 5)},
     }

@@ -83,6 +83,7 @@ def train_aligner(
     changes: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help="Settings with dotted keys: steps=8000"),
     out: Path = typer.Option(..., help="Where the aligner goes; then usable as --aligner."),
     tokenizer: str = typer.Option(None, help="Unit tokenizer whose network it starts from (default: from nothing)."),
+    words: Path = typer.Option(None, help="True times of words in some recordings (JSON lines), to calibrate on."),
     config: Path = typer.Option(None, help="YAML file of settings; KEY=VALUE comes on top."),
     language: str = typer.Option("en", help="How digits are read."),
     name: str = typer.Option("", help="What the aligner calls itself (default: ctc)."),
@@ -108,7 +109,7 @@ def train_aligner(
     checked = settings_of(TrainAlignerConfig, settings, changes or [], str(config or ""))
     audio = load_manifest(directory, "lst.audio")
     with stage_progress("train-aligner") as progress:
-        made = run(audio, out, checked, tokenizer=tokenizer, progress=progress, force=force, device=device)
+        made = run(audio, out, checked, tokenizer=tokenizer, words=words, progress=progress, force=force, device=device)
     print_manifest(made, as_json=as_json)
 
 

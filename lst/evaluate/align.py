@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from lst.align.calibrate import read_words
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE, SAMPLE_RATE
 from lst.errors import LstError
@@ -83,8 +84,9 @@ def evaluate_align(
     `words`: true times (see the module), for the boundary error. `workers` is ignored: one process, one thread, so
     that its times can be compared. Raises LstError for a file of words that cannot be read or fits no row.
     """
-    if words is not None and not words.is_file():
-        raise LstError(f"{words} does not exist.", hint="Give the words.jsonl of recipes/assets/speak_piper.py.")
+
+    if words is not None:
+        read_words(words)  # refused before anything is aligned
 
     def make(directory: Path) -> DirectoryResult:
         summary, rows = measure_align(units, audio, config, words=words, progress=progress)
@@ -185,24 +187,6 @@ def wrong_texts(texts: list[str]) -> list[str]:
         nearest = min(others, key=lambda pair: (pair[0], (pair[1] - index) % len(texts)))
         wrong.append(texts[nearest[1]])
     return wrong
-
-
-def read_words(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """True words by file name. Raises LstError with the line that is wrong."""
-    words = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            body = json.loads(line)
-            words[str(body["file"])] = [
-                {"text": str(word["text"]), "start_s": float(word["start_s"]), "end_s": float(word["end_s"])}
-                for word in body["words"]
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise LstError(
-                f"{path}, line {number} is no list of words ({type(error).__name__}: {error}).",
-                hint='The form is {"file": "a.wav", "words": [{"text": "One", "start_s": 0.06, "end_s": 0.22}]}.',
-            ) from error
-    return words
 
 
 class _Differences:

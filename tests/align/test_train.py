@@ -11,13 +11,15 @@ from typer.testing import CliRunner
 
 from lst.align.checkpoints import load_checkpoint
 from lst.align.ctc import CTCAligner
-from lst.align.loading import load_aligner
+from lst.align.loading import default_min_score, load_aligner
 from lst.align.network import STRIDE, CTCConfig, CTCNetwork, load_ctc, save_ctc
-from lst.align.train import TrainAlignerConfig, alphabet_of, spell, train_aligner, train_aligner_spec
+from lst.align.train import TrainAlignerConfig, train_aligner, train_aligner_spec
+from lst.align.train_corpus import alphabet_of, spell
+from lst.audio import open_row_audio
 from lst.audio.stage import IngestConfig, ingest
 from lst.cli.main import build_app
 from lst.errors import LstError
-from lst.manifest import Manifest
+from lst.manifest import Manifest, iter_rows
 from lst.train.config import OptimizerConfig
 from lst.units.hubert_config import NetworkConfig
 from lst.units.network import HubertNetwork, save_network
@@ -132,6 +134,44 @@ def test_rows_that_teach_nothing_are_counted(trained: Manifest) -> None:
     assert card["kind"] == "aligner"
     assert card["numbers"]["cer"] == pytest.approx(trained.totals["valid_cer"])
     assert any(name.startswith("tensorboard/") for name in trained.artifacts)
+
+
+def test_true_words_teach_and_calibrate_it(audio: Manifest, trained: Manifest, tmp_path: Path) -> None:
+    """What it is off by on the recordings whose words are known is in the file of the weights, and taken off in use."""
+    lines, noise = [], np.random.default_rng(5)
+    for row in iter_rows(audio):
+        if row["audio_path"][0].isdigit():
+            spans = say(row["text"], noise)[1]
+            words = [
+                {"text": word, "start_s": start, "end_s": end}
+                for word, (start, end) in zip(row["text"].split(), spans, strict=True)
+            ]
+            lines.append(json.dumps({"file": row["audio_path"], "words": words}))
+    path = tmp_path / "words.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    made = train_aligner(audio, tmp_path / "out", CONFIG.model_copy(update={"flat_steps": 20}), words=path)
+    assert made.id != trained.id
+    card = json.loads(made.file("card.json").read_text())
+    network = load_ctc(made.file("model.safetensors"))
+    config = network.config
+    assert card["calibration"] == {name: getattr(config, name) for name in card["calibration"]}
+    assert config.min_score == default_min_score(made.path)
+    assert load_ctc(trained.file("model.safetensors")).config.start_shift_s == 0
+    plain = tmp_path / "plain.safetensors"
+    save_ctc(plain, network, config.model_copy(update={"start_shift_s": 0.0, "end_shift_s": 0.0}))
+    offs = []
+    for calibrated in (False, True):
+        aligner, errors = load_aligner(made.path if calibrated else plain), []
+        for row in list(iter_rows(audio))[:20]:
+            if row["audio_path"][0].isdigit():
+                samples = open_row_audio(audio, row)
+                found = aligner.align(samples, row["text"], len(samples) // 640)
+                truth = say(row["text"], noise)[1]
+                errors += [time.end_s - end for time, (_, end) in zip(found.times, truth, strict=True)]
+        offs.append(abs(np.median(errors)))
+    assert offs[1] <= offs[0]
+    with pytest.raises(LstError, match="does not exist"):
+        train_aligner(audio, tmp_path / "x", CONFIG, words=tmp_path / "nothing.jsonl")
 
 
 def test_a_stopped_training_goes_on(audio: Manifest, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from lst.align.calibrate import read_words
 from lst.align.loading import load_aligner
 from lst.audio import open_row_audio
 from lst.cli.main import build_app
 from lst.errors import LstError
-from lst.evaluate.align import AlignEvalConfig, align_spec, evaluate_align, read_words, rejection, wrong_texts
+from lst.evaluate.align import AlignEvalConfig, align_spec, evaluate_align, rejection, wrong_texts
 from lst.manifest import Manifest, iter_rows, open_input
 from tests.evaluate.test_vocoder import units  # noqa: F401  (a fixture)
 
