@@ -51,7 +51,7 @@ class AlignEvalConfig(StageConfig):
     seed: int = Field(0, ge=0, description="of the choice of rows and of the intervals")
 
 
-def align_spec(units: Manifest, audio: Manifest, config: AlignEvalConfig, words: Path | None) -> StageSpec:
+def align_spec(units: Manifest, audio: Manifest, config: AlignEvalConfig, words: Path | None = None) -> StageSpec:
     """What `evaluate_align` would make. Aligners count by their fingerprints, not by where they lie."""
     from lst.align.loading import aligner_fingerprint, aligner_name
 

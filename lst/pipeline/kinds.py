@@ -94,6 +94,13 @@ KINDS: dict[str, StageKind] = {
         "choices",
         {"model": "pretrain", "bench": "import-benchmark"},
     ),
+    "eval-align": StageKind(
+        "lst.evaluate.align",
+        "AlignEvalConfig",
+        "align_spec",
+        "evaluate_align",
+        {"units": "tokenize-audio", "audio": "ingest"},
+    ),
     "eval-benchmark": StageKind(
         "lst.evaluate.stage",
         "ChoicesConfig",

@@ -108,6 +108,13 @@ def _eval(manifest: Manifest) -> dict[str, Any]:
     if manifest.stage == "eval-losses":
         return {"held_out": dict(manifest.totals)}
     summary = json.loads(manifest.file("summary.json").read_text(encoding="utf-8"))
+    if manifest.stage == "eval-align":
+        shares = {"wrong_rejected": summary["rejection"]["default"]["wrong_rejected"]}
+        if summary["agreement"]:
+            shares |= {
+                f"{side}_within_60_ms": summary["agreement"][side]["within_60_ms"] for side in ("starts", "ends")
+            }
+        return {"alignment": {"aligner": summary["aligner"], "other": summary["other"], **shares}}
     modes = summary.get("modes", {})
     if not modes:
         return {manifest.stage.removeprefix("eval-"): dict(manifest.totals)}
@@ -165,6 +172,15 @@ def _accuracies(value: Mapping[str, Mapping[str, float]]) -> str:
     ).replace("-", "→")
 
 
+def _alignment(value: Mapping[str, Any]) -> str:
+    parts = [f"{value['wrong_rejected']:.0%} of wrong transcripts rejected"]
+    for side in ("starts", "ends"):
+        if f"{side}_within_60_ms" in value:
+            share = value[f"{side}_within_60_ms"]
+            parts.append(f"{share:.0%} of {side} within 60 ms of {value['other']}'s")
+    return ", ".join(parts)
+
+
 def _heard(value: list[Mapping[str, str]]) -> str:
     return "; ".join(f"{item['text']!r} for {item['reference']!r}" for item in value)
 
@@ -176,6 +192,7 @@ _LABELS = (
     ("units", "units", _number),
     ("words_aligned", "words aligned", _number),
     ("not_aligned", "utterances not aligned", _reasons),
+    ("alignment", "alignment checked", _alignment),
     ("units_per_word", "units per word", _number),
     ("text_tokens", "text tokens", _number),
     ("parameters", "parameters", _number),

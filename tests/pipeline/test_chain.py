@@ -17,6 +17,7 @@ from lst.pipeline.run import read_runs
 ROOT = Path(__file__).resolve().parents[2]
 UTTERANCES = 24
 SMALL = (
+    "eval-align.rows=4",
     "tokenize-text.train_tokenizer=400",
     "interleave.valid_fraction=0.25",
     "pretrain.budget.amount=12",
@@ -82,7 +83,7 @@ def test_the_whole_chain(small_recipe: Path, capsys: pytest.CaptureFixture[str])
     assert run(command(small_recipe)) == 0
     facts = json.loads(capsys.readouterr().out)
     stages = list(read_runs(out)["stages"])
-    assert len(stages) == 12
+    assert len(stages) == 13
     for name in stages:
         assert verify_manifest(out / name) == []
     assert not list(out.glob("*.partial-*"))
@@ -110,7 +111,7 @@ def test_the_whole_chain(small_recipe: Path, capsys: pytest.CaptureFixture[str])
     assert run(command(small_recipe, "--why", "--set", "eval-storycloze.confidence=0.9")) == 0
     said = capsys.readouterr().err
     assert "eval-storycloze: to make again: confidence: 0.95 -> 0.9" in said
-    assert "1 of 12 stages made: eval-storycloze" in said
+    assert "1 of 13 stages made: eval-storycloze" in said
 
 
 def _corpora(node: object) -> set[str]:
@@ -135,6 +136,9 @@ def test_every_evaluation_can_be_a_stage(small_recipe: Path, capsys: pytest.Capt
     made = {name: load_manifest(out / f"eval-{name}") for name in ("benchmark", "losses", "words", "asr", "tts")}
     assert all(verify_manifest(manifest.path) == [] for manifest in made.values())
     assert facts["words"] == made["words"].totals
+    agreement = json.loads((out / "eval-align" / "summary.json").read_text(encoding="utf-8"))["agreement"]
+    assert facts["alignment"]["other"] == "ctc-nano-en"
+    assert facts["alignment"]["ends_within_60_ms"] == agreement["ends"]["within_60_ms"] > 0
     assert facts["asr"]["wer"] > 0
     assert facts["tts"]["texts"] == 1
     directions = json.loads(made["losses"].file("summary.json").read_text(encoding="utf-8"))["sets"]["interleaved"]
