@@ -119,10 +119,8 @@ def test_fine_tuning_refuses_data_of_another_tokenizer(model: Manifest, tmp_path
         PairsWorker(tokenizer_model(), 4),
         artifacts={"tokenizer.model": tokenizer_model()},
     )
-    with pytest.raises(LstError, match="another unit tokenizer") as caught:
+    with pytest.raises(LstError, match=r"units of tokenizer .*other, but the model .*toy-units"):
         finetune(model, other, tmp_path / "asr", FinetuneConfig(task="asr"))
-    assert "toy-units" in str(caught.value)
-    assert "other" in str(caught.value)
 
 
 @pytest.mark.slow

@@ -167,7 +167,7 @@ def test_another_vocabulary_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         check_handshake(load(save_checkpoint(tmp_path / str(size), body, random_state(body))), "cd" * 32)
     body = config(num_embeddings=100)
     directory = save_checkpoint(tmp_path / "small", body, random_state(body))
-    with pytest.raises(LstError, match=r"vocoder small has 100 units, but the tokenizer cdcdcdcdcdcd has 501"):
+    with pytest.raises(LstError, match=r"small has 100 units, but the tokenizer fingerprint cdcdcdcdcdcd has 501"):
         load_vocoder(directory, tokenizer="cd" * 32)
 
 
