@@ -4,11 +4,13 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lst.assets.models import Part
     from lst.manifest import Manifest, Progress
 
 
@@ -29,6 +31,16 @@ def out() -> "Console":
 def emit_json(value: Any) -> None:
     """A result for machines, on stdout."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def model_directory(given: Path | None, part: "Part") -> Path:
+    """Where the model is that a user named; without a name that in the box (its `part`), and stderr says so."""
+    from lst.assets.models import find_model
+
+    found = find_model(given, part)
+    if given is None:
+        err().print(f"lst: with {found.name}, the model in the box; --model names another.", markup=False)
+    return found.directory
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from lst.cli.eval_common import (
     WORKERS,
     checked,
     kept_or_temporary,
+    open_model,
     print_result,
     read_result,
 )
@@ -59,10 +60,9 @@ def _benchmark(name: str) -> Callable[..., None]:
         from lst.evaluate.data import benchmark_for
         from lst.evaluate.report import choices_markdown
         from lst.evaluate.stage import ChoicesConfig, choices
-        from lst.manifest import load_manifest
 
         config = checked(ChoicesConfig, {"mode": mode, "seed": seed})
-        made = load_manifest(model, "lst.model")
+        made = open_model(model)
         with stage_progress("import-benchmark") as progress:
             bench = benchmark_for(
                 made, data, kind=name, tokenizer=tokenizer, text_only=mode == "t-t", workers=workers, progress=progress
@@ -101,10 +101,9 @@ def evaluate_all(
 
     from lst.cli.common import err, stage_progress
     from lst.evaluate.suite import SuiteConfig, eval_all, gather
-    from lst.manifest import load_manifest
 
     config = checked(SuiteConfig, {"seed": seed})
-    made = load_manifest(model, "lst.model")
+    made = open_model(model)
     with stage_progress("import-benchmark") as progress:
         suite = gather(made, data, pairs=pairs, text=text, tokenizer=tokenizer, workers=workers, progress=progress)
     for name, why in suite.missing.items():

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from lst.assets.models import Part
     from lst.manifest import Manifest
 
-MODEL = typer.Option(..., help="Model to be tested (made by lst pretrain or lst finetune).")
+MODEL = typer.Option(..., help="Model to be tested (made by lst pretrain or lst finetune), or a name: lst-nano.")
 OUT = typer.Option(None, help="Keep the result here: summary.json, summary.md, per-item scores as Parquet.")
 SEED = typer.Option(0, help="Of the bootstrap, or of the choice of rows.")
 DEVICE = typer.Option("cpu", help="cpu or cuda.")
@@ -16,6 +17,14 @@ FORCE = typer.Option(False, "--force", help="Replace another result at --out.")
 JSON = typer.Option(False, "--json", help="Print the summary as JSON.")
 TOKENIZER = typer.Option(None, help="Unit tokenizer (default: the model's, by its fingerprint).")
 WORKERS = typer.Option(1, min=1, help="Processes that turn the benchmark's audio into units.")
+
+
+def open_model(given: Path, part: "Part" = "pretrained") -> "Manifest":
+    """The model that --model names. `part`: what is measured of an asset that is named as a whole."""
+    from lst.assets.models import find_model
+    from lst.manifest import load_manifest
+
+    return load_manifest(find_model(given, part).directory, "lst.model")
 
 
 def kept_or_temporary(out: Path | None) -> Any:

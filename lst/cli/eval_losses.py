@@ -13,6 +13,7 @@ from lst.cli.eval_common import (
     SEED,
     checked,
     kept_or_temporary,
+    open_model,
     print_result,
     read_result,
 )
@@ -48,7 +49,7 @@ def losses(
     documents = load_manifest(text, "lst.text") if text is not None else open_input(pairs, "text")
     with stage_progress("losses") as progress, kept_or_temporary(out) as target:
         result = run(
-            load_manifest(model, "lst.model"),
+            open_model(model),
             pairs,
             documents,
             target,
@@ -84,7 +85,7 @@ def words(
 
     values = {"words": count, "occurrences": occurrences, "least": least, "patching": patching, "seed": seed}
     config = checked(WordsConfig, values)
-    made, speech = load_manifest(model, "lst.model"), load_manifest(data)
+    made, speech = open_model(model), load_manifest(data)
     with stage_progress("eval-words") as progress, kept_or_temporary(out) as target:
         result = evaluate_words(made, speech, target, config, progress=progress, force=force, device=device)
         shown = read_result(result)

@@ -15,6 +15,7 @@ from lst.cli.eval_common import (
     WORKERS,
     checked,
     kept_or_temporary,
+    open_model,
     print_result,
     read_result,
 )
@@ -53,11 +54,10 @@ def asr(
     from lst.cli.common import stage_progress
     from lst.evaluate.recognition import AsrEvalConfig, evaluate_asr
     from lst.evaluate.speech_data import speech_for
-    from lst.manifest import load_manifest
 
     values = {"rows": rows, "split": split, "beam": beam, "max_tokens": max_tokens, "normaliser": normaliser}
     config = checked(AsrEvalConfig, values | {"seed": seed})
-    made = load_manifest(model, "lst.model")
+    made = open_model(model, "asr")
     with stage_progress("units") as progress:
         speech = speech_for(made, data, tokenizer=tokenizer, workers=workers, progress=progress)
     with stage_progress("eval-asr") as progress, kept_or_temporary(out) as target:
@@ -91,11 +91,10 @@ def tts(
     from lst.cli.common import stage_progress
     from lst.evaluate.speech_data import speech_for
     from lst.evaluate.synthesis import TtsEvalConfig, evaluate_tts
-    from lst.manifest import load_manifest
 
     values = {"rows": rows, "split": split, "max_units": max_units, "greedy": greedy, "vocoder": vocoder}
     config = checked(TtsEvalConfig, values | {"judge": judge, "normaliser": normaliser, "seed": seed})
-    made = load_manifest(model, "lst.model")
+    made = open_model(model, "tts")
     with stage_progress("units") as progress:
         speech = speech_for(made, data, tokenizer=tokenizer, workers=workers, progress=progress)
     with stage_progress("eval-tts") as progress, kept_or_temporary(out) as target:

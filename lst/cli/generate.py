@@ -8,7 +8,6 @@ import typer
 if TYPE_CHECKING:
     from lst.generate.sampling import GenerateConfig
 
-MODEL = typer.Option(..., help="Model directory.")
 TOKENIZER = typer.Option(None, help="Unit tokenizer (default: the model's, by its fingerprint).")
 VOCODER = typer.Option(None, help="Vocoder (default: the one made for the model's units).")
 DEVICE = typer.Option("cpu", help="cpu or cuda.")
@@ -28,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def transcribe(
-    model: Path = typer.Option(..., help="Model fine-tuned for asr."),
+    model: Path | None = typer.Option(None, help="Model fine-tuned for asr (default: lst-nano/asr, in the box)."),
     recordings: list[Path] = typer.Argument(..., metavar="WAV...", help="Sound files, of any rate."),
     tokenizer: str | None = TOKENIZER,
     max_tokens: int = typer.Option(300, min=1, help="Longest transcript, in text tokens."),
@@ -39,9 +38,11 @@ def transcribe(
 ) -> None:
     """Write down what is said in recordings, one line each: the path, a tab, the text.
 
-    Example: lst transcribe --model out/asr a.wav b.flac
+    Example: lst transcribe a.wav b.flac
+
+    With a model of yours: lst transcribe --model out/asr a.wav
     """
-    from lst.cli.common import emit_json, err, stage_progress
+    from lst.cli.common import emit_json, err, model_directory, stage_progress
     from lst.errors import LstError
     from lst.generate.session import open_session
     from lst.generate.tasks import TRANSCRIBE
@@ -50,7 +51,7 @@ def transcribe(
     warn = _warner()
     if not any(recording.exists() for recording in recordings):
         raise LstError(f"{recordings[0]} does not exist.", hint="Give sound files.")
-    session = open_session(model, device=device)
+    session = open_session(model_directory(model, "asr"), device=device)
     with stage_progress("transcribe") as progress:
         results = run(
             session,
@@ -79,10 +80,10 @@ def transcribe(
 
 
 def synthesize(
-    model: Path = typer.Option(..., help="Model fine-tuned for tts."),
+    model: Path | None = typer.Option(None, help="Model fine-tuned for tts (default: lst-nano/tts, in the box)."),
     text: str = typer.Option(..., help="What to say."),
     out: Path = typer.Option(
-        ...,
+        Path("outputs/said.wav"),
         metavar="WAV|-",
         help="Sound file to write; -: raw samples (16 kHz, 16 bits, mono) on stdout, as they come.",
     ),
@@ -98,13 +99,13 @@ def synthesize(
 ) -> None:
     """Say a text: units by the model, sound by the vocoder.
 
-    Example: lst synthesize --model out/tts --text "Once upon a time there was a cat." --out cat.wav
+    Example: lst synthesize --text "Once upon a time there was a cat." --out cat.wav
 
     To hear it while it is made: lst synthesize … --out - | aplay -r 16000 -f S16_LE
     """
     import sys
 
-    from lst.cli.common import emit_json
+    from lst.cli.common import emit_json, model_directory
     from lst.errors import UsageError
     from lst.generate.session import open_session
     from lst.generate.tasks import SYNTHESIZE, SpeechStream
@@ -120,7 +121,7 @@ def synthesize(
         raise UsageError("--json and --out - would both write to stdout.", hint="Give a file name with --json.")
     drawn = _drawing(greedy, temperature, top_p, top_k, seed)
     config = _checked(SYNTHESIZE, {**drawn, "max_tokens": max(1, round(25 * max_seconds))})
-    session = open_session(model, device=device)
+    session = open_session(model_directory(model, "tts"), device=device)
     voice = open_vocoder(session, vocoder)
     with _token_progress("synthesize", config.max_tokens) as on_token:
         pieces = SpeechStream(session, text, voice, config=config, on_token=on_token, warn=_warner())
@@ -150,10 +151,10 @@ def synthesize(
 
 
 def generate(
-    model: Path = MODEL,
+    model: Path | None = typer.Option(None, help="Pre-trained model (default: lst-nano/pretrained, in the box)."),
     prompt: str = typer.Option(..., metavar="WAV|TEXT", help="A sound file, or the text itself."),
     out: Path = typer.Option(
-        ...,
+        Path("outputs/continued"),
         metavar="DIR|-",
         help="Directory for the continuation: JSON, text, WAV; -: raw samples (16 kHz, 16 bits, mono) on stdout.",
     ),
@@ -174,13 +175,13 @@ def generate(
 ) -> None:
     """Go on from a spoken or written prompt.
 
-    Example: lst generate --model out/model --prompt story.wav --out out/continued
+    Example: lst generate --prompt story.wav
 
     To hear it while it is made: lst generate … --out - | aplay -r 16000 -f S16_LE
     """
     import json
 
-    from lst.cli.common import emit_json, stage_progress
+    from lst.cli.common import emit_json, model_directory, stage_progress
     from lst.generate.stage import generate_continuation
     from lst.generate.tasks import AUDIO_SUFFIXES, CONTINUE
 
@@ -194,12 +195,13 @@ def generate(
             "min_tokens": min(CONTINUE.min_tokens, max_tokens),
         },
     )
+    directory = model_directory(model, "pretrained")
     if str(out) == "-":
-        _play(model, prompt, config, tokenizer, vocoder, device, as_json=as_json)
+        _play(directory, prompt, config, tokenizer, vocoder, device, as_json=as_json)
         return
     with stage_progress("generate") as progress:
         made = generate_continuation(
-            model,
+            directory,
             prompt,
             out,
             config=config,

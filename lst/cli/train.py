@@ -71,7 +71,7 @@ def pretrain(
 
 
 def finetune_asr(
-    model: Path = typer.Option(..., help="Pre-trained model (made by lst pretrain)."),
+    model: Path = typer.Option(..., help="Pre-trained model (made by lst pretrain), or a name: lst-nano."),
     data: Path = typer.Option(..., help="Pairs (made by lst interleave)."),
     out: Path = OUT,
     changes: list[str] = CHANGES,
@@ -89,7 +89,7 @@ def finetune_asr(
 
 
 def finetune_tts(
-    model: Path = typer.Option(..., help="Pre-trained model (made by lst pretrain)."),
+    model: Path = typer.Option(..., help="Pre-trained model (made by lst pretrain), or a name: lst-nano."),
     data: Path = typer.Option(..., help="Pairs (made by lst interleave)."),
     out: Path = OUT,
     changes: list[str] = CHANGES,
@@ -118,6 +118,7 @@ def _finetune(
     wandb: str | None,
     as_json: bool,
 ) -> None:
+    from lst.assets.models import find_model
     from lst.cli.common import stage_progress
     from lst.errors import UsageError
     from lst.manifest import load_manifest
@@ -128,7 +129,8 @@ def _finetune(
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"--preset {preset}: valid are {', '.join(PRESETS)}.")
     config = settings_of(FinetuneConfig, {**PRESETS.get(preset or "", {}), "task": task}, changes, "")
-    source, pairs = load_manifest(model, "lst.model"), load_manifest(data, "lst.pairs")
+    source = load_manifest(find_model(model, "pretrained").directory, "lst.model")
+    pairs = load_manifest(data, "lst.pairs")
     with stage_progress(f"finetune {task}") as progress:
         manifest = finetune(
             source,
@@ -166,7 +168,7 @@ def model(
 
 
 def export(
-    directory: Path = typer.Argument(..., metavar="MODEL", help="Model made by lst pretrain or lst finetune."),
+    directory: Path = typer.Argument(..., metavar="MODEL", help="Made by lst pretrain or finetune; or a name."),
     out: Path = typer.Option(..., help="New directory to write."),
     as_json: bool = JSON,
 ) -> None:
@@ -174,10 +176,11 @@ def export(
 
     Example: lst export outputs/demo/pretrain --out exported
     """
+    from lst.assets.models import find_model
     from lst.cli.common import emit_json
     from lst.generate.export import export_model
 
-    made = export_model(directory, out)
+    made = export_model(find_model(directory, "pretrained").directory, out)
     if as_json:
         emit_json({"path": str(made)})
     else:

@@ -7,7 +7,6 @@ imported first. Layout and scores are those of `lst eval --mode t-t`: `<t>` open
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
+from lst.assets.models import find_model
 from lst.errors import LstError
 from lst.evaluate.scoring import BATCH_TOKENS, Continuation, greedy_continuations, score_continuations
 from lst.generate.decoding import generate
@@ -24,7 +24,7 @@ from lst.generate.session import open_session
 
 @register_model("lst")
 class LSTHarness(TemplateLM):  # type: ignore[misc]
-    """A model directory as the harness sees it. `path`: the directory; `device`: cpu or cuda."""
+    """A model as the harness sees it. `path`: its directory, or a name (lst-nano); `device`: cpu or cuda."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class LSTHarness(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if unknown:
             raise LstError(f"--model_args has no {next(iter(unknown))}.", hint="It has path, device, batch_tokens.")
-        self.session = open_session(Path(path), device=device or "cpu")
+        self.session = open_session(find_model(path, "pretrained").directory, device=device or "cpu")
         self.batch_tokens = int(batch_tokens)
         self.max_gen_toks = int(max_gen_toks)
 

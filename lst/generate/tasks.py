@@ -1,8 +1,8 @@
 """What people do with a model: have it write what it hears, say what it reads, or go on from a prompt.
 
 Layouts are those of fine-tuning (`lst.data.interleaving`): `<s> units <asr> text <end>` and `<t> text <tts> units
-<end>`. A model that was not fine-tuned for the task never saw `<asr>` or `<tts>`: it gets the pre-training layout, a
-marker of the other modality, and a warning.
+<end>`. A model that was only pre-trained never saw `<asr>` or `<tts>`: it gets the pre-training layout, a marker of the
+other modality, and a warning. One that was fine-tuned for the other task is refused.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -83,12 +83,12 @@ def transcribe(
     """Transcribe recordings, each on its own. One that cannot be read, or is too long, gets an `error`; others go on.
 
     Too long: longer than the context the model was trained with. `beams`: of a beam search, one recording at a time; 1
-    is `config`'s way. Raises LstError if the model's unit tokenizer is not here.
+    is `config`'s way. Raises LstError if the model's unit tokenizer is not here, or if it was fine-tuned to speak.
     """
     from lst.audio import AudioError, probe
 
     units_of = session.unit_tokenizer(tokenizer)
-    warn_unless_trained(session, "asr", warn)
+    check_task(session, "asr", warn)
     results: dict[int, Transcript] = {}
     prompts: list[tuple[int, Tokens, int]] = []
     for place, path in enumerate(paths):
@@ -148,8 +148,11 @@ def synthesize(
     on_token: Callable[[int, int], None] | None = None,
     warn: Warn = lambda message: None,
 ) -> Speech:
-    """Units for a text. Raises UsageError for an empty text, LstError for one longer than the model's context."""
-    warn_unless_trained(session, "tts", warn)
+    """Units for a text.
+
+    Raises UsageError for an empty text, LstError for one longer than the context, or for a model fine-tuned for asr.
+    """
+    check_task(session, "tts", warn)
     prompt = synthesis_prompt(session, text)
     (made,) = generate(session, [prompt], "speech", _speech(config), on_token=on_token)
     return _speech_of(session, text, made)
@@ -187,7 +190,7 @@ class SpeechStream:
         self._config, self._on_token, self._warn = _speech(config), on_token, warn
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        warn_unless_trained(self._session, "tts", self._warn)
+        check_task(self._session, "tts", self._warn)
         yield from _spoken(self._voice, [], self._units(synthesis_prompt(self._session, self._text)))
 
     def _units(self, prompt: Tokens) -> Iterator[int]:
@@ -208,15 +211,20 @@ def _speech_of(session: Session, text: str, made: Generation) -> Speech:
     return Speech(text, session.decode_units(made.ids("speech")), made.stopped, made.global_steps)
 
 
-def warn_unless_trained(session: Session, task: str, warn: Warn) -> None:
-    """Say so if the model was not fine-tuned for `task`."""
+def check_task(session: Session, task: str, warn: Warn) -> None:
+    """Raise LstError if the model was fine-tuned for another task than `task`; warn if it was not fine-tuned."""
+    what = {"asr": "recognise speech", "tts": "speak"}
+    remedy = f"lst finetune {task} --model"
     if session.task == task:
         return
-    what = {"asr": "recognise speech", "tts": "speak"}[task]
-    was = f"fine-tuned for {session.task}" if session.task else "only pre-trained"
+    if session.task:
+        raise LstError(
+            f"{session.directory} was fine-tuned to {what[session.task]}, not to {what[task]}.",
+            hint=f"Give a model made by {remedy} … .",
+        )
     warn(
-        f"{session.directory} was {was}, not to {what}: expect little. "
-        f"Fine-tune it with lst finetune {task} --model {session.directory}."
+        f"{session.directory} was only pre-trained, not to {what[task]}: expect little. "
+        f"Fine-tune it with {remedy} {session.directory}."
     )
 
 
@@ -247,7 +255,8 @@ def continue_prompt(
 ) -> Continued:
     """Continue a text, or units `(n,)`, in the modality of `config` ("any": as the model likes).
 
-    A prompt that takes more than half of the model's context keeps its end only, whole patches of it.
+    A prompt that takes more than half of the model's context keeps its end only, whole patches of it. Raises UsageError
+    for an empty prompt, LstError for a fine-tuned model.
     """
     opened = _open(session, prompt, config)
     (made,) = generate(session, [opened.document], opened.target, config, on_token=on_token)
@@ -309,7 +318,12 @@ class _Opened:
 
 
 def _open(session: Session, prompt: str | NDArray[Any], config: GenerateConfig) -> _Opened:
-    """Raises UsageError for an empty prompt."""
+    """Raises UsageError for an empty prompt, LstError for a fine-tuned model."""
+    if session.task:
+        raise LstError(
+            f"{session.directory} was fine-tuned for {session.task}, not to go on from a prompt.",
+            hint="Give the pre-trained model.",
+        )
     modality: Modality = "text" if isinstance(prompt, str) else "speech"
     ids = session.encode_text(prompt.strip()) if isinstance(prompt, str) else session.encode_units(prompt)
     if len(ids) == 0:

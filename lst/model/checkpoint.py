@@ -115,7 +115,8 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu", *, bac
 def read_weights(path: Path, model: LST, device: torch.device | str = "cpu") -> None:
     """Puts the tensors of a weights file in place of the model's parameters (the model may be on the meta device).
 
-    Raises LstError if the file is missing or damaged, or if a name or shape differs.
+    Weights stored in half precision become float32: it saves disk, not arithmetic. Raises LstError if the file is
+    missing or damaged, or if a name or shape differs.
     """
     if not path.is_file():
         raise LstError(f"There are no weights at {path}.", hint="Train the model, or restore the file.")
@@ -124,7 +125,7 @@ def read_weights(path: Path, model: LST, device: torch.device | str = "cpu") -> 
         with safe_open(path, framework="pt", device=str(device)) as file:
             stored = set(file.keys())
             _same_names(path, set(names), stored)
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: _full(file.get_tensor(name)) for name in names}
     except SafetensorError as error:
         raise LstError(f"{path} is damaged: {error}.", hint="Restore it, or train again.") from error
     for name in names:
@@ -137,6 +138,10 @@ def read_weights(path: Path, model: LST, device: torch.device | str = "cpu") -> 
             )
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie()
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _same_names(path: Path, expected: set[str], stored: set[str]) -> None:

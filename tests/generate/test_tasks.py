@@ -108,17 +108,22 @@ def test_ten_hours_are_refused_before_they_are_decoded(asr: Session, tmp_path: P
 
 
 @pytest.mark.usefixtures("units")
-def test_a_model_that_was_not_trained_for_it_warns(plain: Session, tts: Session, asr: Session, tmp_path: Path) -> None:
+def test_a_model_of_another_task_is_refused_and_one_of_none_warned_of(
+    plain: Session, tts: Session, asr: Session, tmp_path: Path
+) -> None:
     write_tone(tmp_path / "a.wav", 0.3)
-    for session, was in ((plain, "only pre-trained"), (tts, "fine-tuned for tts")):
-        warnings: list[str] = []
-        transcribe(session, [tmp_path / "a.wav"], config=BRIEF, warn=warnings.append)
-        assert was in warnings[0]
-        assert "lst finetune asr" in warnings[0]
+    warnings: list[str] = []
+    transcribe(plain, [tmp_path / "a.wav"], config=BRIEF, warn=warnings.append)
+    synthesize(plain, "the cat", config=BRIEF, warn=warnings.append)
+    for warning, task in zip(warnings, ("asr", "tts"), strict=True):
+        assert "only pre-trained" in warning
+        assert f"lst finetune {task}" in warning
     assert recognition_prompt(plain, np.arange(3), "x")[-1] == plain.vocabulary.text_marker
-    warnings = []
-    synthesize(asr, "the cat", config=BRIEF, warn=warnings.append)
-    assert "fine-tuned for asr" in warnings[0]
+    with pytest.raises(LstError, match="fine-tuned to speak, not to recognise speech") as refused:
+        transcribe(tts, [tmp_path / "a.wav"], config=BRIEF)
+    assert "lst finetune asr" in str(refused.value.hint)
+    with pytest.raises(LstError, match="fine-tuned to recognise speech, not to speak"):
+        synthesize(asr, "the cat", config=BRIEF)
 
 
 def test_synthesize(tts: Session, tmp_path: Path) -> None:
