@@ -44,12 +44,12 @@ def find_model(given: Path | str | None, part: Part) -> FoundModel:
     else:
         name, _, rest = named.partition("/")
         card, directory = all_cards().get(name, (None, None))
-        if card is None or card.kind != "model":
-            if name == BOX_MODEL:
-                raise LstError("There is no model in the box.", hint="Name one with --model: lst pretrain makes them.")
+        if card is None and name == BOX_MODEL:
+            raise LstError("There is no model in the box.", hint="Name one with --model: lst pretrain makes them.")
+        if card is None:
             return FoundModel(Path(named), named)
         asset, wanted = directory or Path(name), rest or part
-        if wanted not in PARTS:
+        if card.kind == "model" and wanted not in PARTS:
             raise LstError(f"{name} has no part {wanted!r}.", hint=f"It has: {', '.join(PARTS)}.")
     found = resolve_asset(asset, "model")
     return FoundModel(found / wanted, f"{read_card(found / 'card.json').name}/{wanted}")

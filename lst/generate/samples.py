@@ -4,8 +4,11 @@ held-out recordings   written down by the ASR model, beside their real text; and
                       which is the best any model of units can sound
 sentences             spoken by the TTS model
 spoken prompts        the beginning of a held-out recording, continued as speech and as text
+
+Another model may do the same beside them: one that is named, such as the model in the box.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ from lst.manifest import (
     StageSpec,
     build_directory,
     iter_rows,
+    load_manifest,
     merge_provenance,
     write_json,
 )
@@ -51,13 +55,16 @@ class SamplesConfig(StageConfig):
     )
     max_text_tokens: int = Field(40, ge=1, description="longest text continuation of a spoken prompt")
     vocoder: str | None = Field(None, description="vocoder; null: the one made for the model's units")
+    beside: str | None = Field(
+        None, description="a model by name (lst-nano) that does the same beside these; null: none"
+    )
     seed: int = Field(0, ge=0, description="of the draws")
 
 
 def samples_spec(
     asr: Manifest, tts: Manifest, model: Manifest, pairs: Manifest, audio: Manifest, config: SamplesConfig
 ) -> StageSpec:
-    """What `samples` would make. Raises LstError if there is no vocoder for the models' units."""
+    """What `samples` would make. Raises LstError if there is no vocoder for the models' units, or no model `beside`."""
     from lst.vocoder import choose_vocoder, vocoder_fingerprint, vocoder_name
 
     vocoder = choose_vocoder(config.vocoder, model.fingerprints.get("tokenizer", ""), str(model.path))
@@ -71,9 +78,17 @@ def samples_spec(
         fingerprints={
             **{key: value for key, value in model.fingerprints.items() if key != "model"},
             "vocoder": vocoder_fingerprint(vocoder),
+            **{f"beside_{part}": load_manifest(path).id for part, path in _beside(config).items()},
         },
         provenance=merge_provenance(*(manifest.provenance for manifest in inputs.values())),
     )
+
+
+def _beside(config: SamplesConfig) -> dict[str, Path]:
+    """The directories of the model beside, by part; empty if there is none."""
+    from lst.assets.models import PARTS, find_model
+
+    return {} if config.beside is None else {part: find_model(config.beside, part).directory for part in PARTS}
 
 
 def samples(
@@ -94,18 +109,23 @@ def samples(
 
     def make(directory: Path) -> DirectoryResult:
         maker = _Maker(directory, config, progress or (lambda *_: None))
-        for what, manifest in (("asr", asr), ("tts", tts), ("model", model)):
-            session = open_session(manifest.path, device=device)
-            session.check_manifest(pairs, "The data")
-            maker.use(what, session)
+        maker.sessions = _open({"asr": asr.path, "tts": tts.path, "pretrained": model.path}, pairs, device)
+        maker.beside = _open(_beside(config), pairs, device)
         maker.run(_held_out(pairs, audio, config, maker.sessions["asr"]))
-        write_json(directory / SAMPLES_FILE, {"samples": maker.entries, "asr": maker.score()})
+        write_json(directory / SAMPLES_FILE, maker.result())
         totals = {"samples": len(maker.entries), "seconds": sum(row["duration_s"] for row in maker.rows)}
         return DirectoryResult(
             artifacts=[SAMPLES_FILE, *(row["path"] for row in maker.rows)], totals=totals, rows=maker.rows
         )
 
     return build_directory(out, samples_spec(asr, tts, model, pairs, audio, config), make, force=force)
+
+
+def _open(models: dict[str, Path], pairs: Manifest, device: str) -> dict[str, Session]:
+    sessions = {part: open_session(path, device=device) for part, path in models.items()}
+    for session in sessions.values():
+        session.check_manifest(pairs, "The data")
+    return sessions
 
 
 class _Maker:
@@ -117,11 +137,9 @@ class _Maker:
         self.rows: list[dict[str, Any]] = []
         self.entries: list[dict[str, Any]] = []
         self.sessions: dict[str, Session] = {}
+        self.beside: dict[str, Session] = {}
         self._progress = progress
         self._vocoder: Vocoder | None = None
-
-    def use(self, what: str, session: Session) -> None:
-        self.sessions[what] = session
 
     def run(self, recordings: list[dict[str, Any]]) -> None:
         total = 2 * len(recordings) + len(self.config.sentences)
@@ -135,45 +153,42 @@ class _Maker:
             self._sentence(number, sentence)
             self._progress(len(self.entries), total, "samples")
 
-    def score(self) -> dict[str, Any]:
-        """WER and CER over the transcribed recordings: a handful, so an impression and no result."""
-        from lst.evaluate.words import word_errors
-
+    def result(self) -> dict[str, Any]:
+        """What `samples.json` holds."""
         heard = [entry for entry in self.entries if entry["kind"] == "transcribe"]
-        errors = word_errors([entry["reference"] for entry in heard], [entry["text"] for entry in heard])
-        return vars(errors) | {"recordings": len(heard)}
+        body = {"samples": self.entries, "asr": _score(heard, heard)}
+        if self.beside:
+            body["beside"] = {"name": self.config.beside, "asr": _score(heard, [entry["beside"] for entry in heard])}
+        return body
 
     def _recording(self, number: int, row: dict[str, Any]) -> None:
-        from lst.generate.decoding import generate
-
-        session = self.sessions["asr"]
         units = np.asarray(row["units"], dtype=np.uint16)
-        # Nobody says eight tokens a second: a model that has not learnt to stop is not waited for.
-        config = TRANSCRIBE.model_copy(update={"max_tokens": max(16, len(units) // 3)})
-        (made,) = generate(session, [recognition_prompt(session, units, row["id"])], "text", config)
         self.entries.append(
             {
                 "kind": "transcribe",
                 "id": row["id"],
                 "held_out": row["split"] == "valid",
                 "reference": row["text"],
-                "text": session.text.decode(made.ids("text").tolist()),
-                "stopped": made.stopped,
                 "original": self._copy(f"recording-{number}-original", row["samples"]),
                 "units_only": self._say(f"recording-{number}-units", units),
+                **self._both("asr", lambda session, _: _hear(session, units, row["id"])),
             }
         )
 
     def _continuation(self, number: int, row: dict[str, Any]) -> None:
-        session = self.sessions["model"]
         prompt = np.asarray(row["units"], dtype=np.uint16)[: round(self.config.prompt_s * FRAME_RATE)]
         speech = self._drawn()
-        spoken = continue_prompt(session, prompt, config=speech)
-        text = continue_prompt(
-            session,
-            prompt,
-            config=speech.model_copy(update={"modality": "text", "max_tokens": self.config.max_text_tokens}),
-        )
+        written = speech.model_copy(update={"modality": "text", "max_tokens": self.config.max_text_tokens})
+
+        def go_on(session: Session, mark: str) -> dict[str, Any]:
+            spoken = continue_prompt(session, prompt, config=speech)
+            return {
+                "text": continue_prompt(session, prompt, config=written).text,
+                "stopped": spoken.stopped,
+                "units": spoken.units.tolist(),
+                "whole": self._say(f"prompt-{number}-continued{mark}", np.concatenate([prompt, spoken.units])),
+            }
+
         self.entries.append(
             {
                 "kind": "continue",
@@ -181,26 +196,27 @@ class _Maker:
                 "held_out": row["split"] == "valid",
                 "prompt_s": len(prompt) / FRAME_RATE,
                 "reference": row["text"],
-                "text": text.text,
-                "stopped": spoken.stopped,
-                "units": spoken.units.tolist(),
                 "prompt": self._say(f"prompt-{number}", prompt),
-                "whole": self._say(f"prompt-{number}-continued", np.concatenate([prompt, spoken.units])),
+                **self._both("pretrained", go_on),
             }
         )
 
     def _sentence(self, number: int, sentence: str) -> None:
-        made = synthesize(self.sessions["tts"], sentence, config=self._drawn())
-        self.entries.append(
-            {
-                "kind": "synthesize",
-                "text": sentence,
+        def say(session: Session, mark: str) -> dict[str, Any]:
+            made = synthesize(session, sentence, config=self._drawn())
+            return {
                 "stopped": made.stopped,
                 "units": made.units.tolist(),
                 "global_steps": made.global_steps,
-                "spoken": self._say(f"sentence-{number}", made.units),
+                "spoken": self._say(f"sentence-{number}{mark}", made.units),
             }
-        )
+
+        self.entries.append({"kind": "synthesize", "text": sentence, **self._both("tts", say)})
+
+    def _both(self, part: str, do: Callable[[Session, str], dict[str, Any]]) -> dict[str, Any]:
+        """What the models do and, under `beside`, what the one beside them does; `do` gets a mark for its files."""
+        made = do(self.sessions[part], "")
+        return made | {"beside": do(self.beside[part], "-beside")} if self.beside else made
 
     def _drawn(self) -> GenerateConfig:
         return self.config.speech.model_copy(update={"seed": self.config.seed})
@@ -209,7 +225,7 @@ class _Maker:
         from lst.generate.voice import open_vocoder, speak
 
         if self._vocoder is None:
-            self._vocoder = open_vocoder(self.sessions["model"], self.config.vocoder)
+            self._vocoder = open_vocoder(self.sessions["pretrained"], self.config.vocoder)
         return self._row(name, speak(self._vocoder, units, self.directory / f"{name}.wav"))
 
     def _copy(self, name: str, samples: np.ndarray) -> str:
@@ -220,6 +236,23 @@ class _Maker:
     def _row(self, name: str, seconds: float) -> str:
         self.rows.append({"id": name, "path": f"{name}.wav", "duration_s": seconds})
         return f"{name}.wav"
+
+
+def _hear(session: Session, units: np.ndarray, name: str) -> dict[str, Any]:
+    from lst.generate.decoding import generate
+
+    # Nobody says eight tokens a second: a model that has not learnt to stop is not waited for.
+    config = TRANSCRIBE.model_copy(update={"max_tokens": max(16, len(units) // 3)})
+    (made,) = generate(session, [recognition_prompt(session, units, name)], "text", config)
+    return {"text": session.text.decode(made.ids("text").tolist()), "stopped": made.stopped}
+
+
+def _score(recordings: Sequence[dict[str, Any]], heard: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """WER and CER over the transcribed recordings: a handful, so an impression and no result."""
+    from lst.evaluate.words import word_errors
+
+    errors = word_errors([entry["reference"] for entry in recordings], [entry["text"] for entry in heard])
+    return vars(errors) | {"recordings": len(heard)}
 
 
 def _held_out(pairs: Manifest, audio: Manifest, config: SamplesConfig, asr: Session) -> list[dict[str, Any]]:

@@ -128,9 +128,14 @@ def _eval(manifest: Manifest) -> dict[str, Any]:
 def _samples(manifest: Manifest) -> dict[str, Any]:
     if "samples.json" not in manifest.artifacts:
         return {}
-    entries = json.loads(manifest.file("samples.json").read_text(encoding="utf-8"))["samples"]
-    heard = [entry for entry in entries if entry["kind"] == "transcribe"]
-    return {"heard": [{"reference": entry["reference"], "text": entry["text"]} for entry in heard]}
+    body = json.loads(manifest.file("samples.json").read_text(encoding="utf-8"))
+    beside = body.get("beside", {}).get("name", "")
+    heard = []
+    for entry in body["samples"]:
+        if entry["kind"] == "transcribe":
+            other = {beside: entry["beside"]["text"]} if beside else {}
+            heard.append({"reference": entry["reference"], "text": entry["text"], "beside": other})
+    return {"heard": heard}
 
 
 _DESCRIBERS = {
@@ -181,8 +186,12 @@ def _alignment(value: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _heard(value: list[Mapping[str, str]]) -> str:
-    return "; ".join(f"{item['text']!r} for {item['reference']!r}" for item in value)
+def _heard(value: list[Mapping[str, Any]]) -> str:
+    lines = []
+    for item in value:
+        others = "".join(f" ({name}: {text!r})" for name, text in item["beside"].items())
+        lines.append(f"{item['text']!r}{others} for {item['reference']!r}")
+    return "; ".join(lines)
 
 
 _LABELS = (

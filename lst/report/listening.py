@@ -36,6 +36,7 @@ def listening_section(run: Run) -> Html:
 def _samples(manifest: Manifest) -> Html:
     body = read_json(manifest, SAMPLES_FILE)
     entries = list(body.get("samples", []))
+    beside = body.get("beside") or {}
     parts: list[Html] = []
     for kind, (title, about, lines) in _KINDS.items():
         chosen = [entry for entry in entries if entry.get("kind") == kind][:MAX_CLIPS]
@@ -45,17 +46,22 @@ def _samples(manifest: Manifest) -> Html:
         score = body.get("asr") or {}
         if kind == "transcribe" and "wer" in score:
             rates = f"Word error rate {percent(score['wer'])}, character error rate {percent(score['cer'])}"
+            if beside:
+                rates += f" ({beside['name']}: {percent(beside['asr']['wer'])}, {percent(beside['asr']['cer'])})"
             parts.append(tag("p", f"{rates}; recordings: {number(score['recordings'])}, an impression and no result."))
-        parts.append(tag("div", [_clip(manifest, entry, lines) for entry in chosen], class_="clips"))
+        parts.append(
+            tag("div", [_clip(manifest, entry, lines, beside.get("name", "")) for entry in chosen], class_="clips")
+        )
     return join(parts) if parts else note("The samples stage made no samples.")
 
 
-def _clip(manifest: Manifest, entry: Mapping[str, Any], lines: tuple[tuple[str, str, bool], ...]) -> Html:
+def _clip(manifest: Manifest, entry: Mapping[str, Any], lines: tuple[tuple[str, str, bool], ...], beside: str) -> Html:
     items = []
     for key, label, is_sound in lines:
-        if key in entry:
-            shown = _sound(manifest, entry[key]) if is_sound else quote(entry[key] or "(nothing)")
-            items += [tag("dt", label), tag("dd", shown)]
+        for made, title in ((entry, label), (entry.get("beside", {}), f"{label}, {beside}")):
+            if key in made:
+                shown = _sound(manifest, made[key]) if is_sound else quote(made[key] or "(nothing)")
+                items += [tag("dt", title), tag("dd", shown)]
     said = [entry["id"]] if "id" in entry else []
     if entry.get("held_out") is False:
         said.append("seen in training")

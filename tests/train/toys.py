@@ -93,10 +93,12 @@ class TextWorker:
         return ShardResult(rows)
 
 
-def toy_data(directory: Path, *, rows: int = 40) -> tuple[Manifest, Manifest]:
-    """A pairs and a text manifest of two shards of `rows` rows each."""
+def toy_data(
+    directory: Path, *, rows: int = 40, units: str = "toy-units", text: str = "toy-text"
+) -> tuple[Manifest, Manifest]:
+    """A pairs and a text manifest of two shards of `rows` rows each; `units`, `text`: fingerprints of tokenizers."""
     model = tokenizer_model()
-    prints = {"tokenizer": "toy-units", "text_tokenizer": "toy-text"}
+    prints = {"tokenizer": units, "text_tokenizer": text}
     provenance = [{"corpus": "toy", "licence": "none", "source": "made up"}]
     artifacts: dict[str, Path | bytes] = {"tokenizer.model": model}
     pairs = build_shards(
@@ -106,14 +108,14 @@ def toy_data(directory: Path, *, rows: int = 40) -> tuple[Manifest, Manifest]:
         PairsWorker(model, rows),
         artifacts=artifacts,
     )
-    text = build_shards(
+    documents = build_shards(
         directory / "text",
-        StageSpec("lst.text/1", "tokenize-text", 1, {"rows": rows}, fingerprints={"text_tokenizer": "toy-text"}),
+        StageSpec("lst.text/1", "tokenize-text", 1, {"rows": rows}, fingerprints={"text_tokenizer": text}),
         [0, 1],
         TextWorker(model, rows),
         artifacts=artifacts,
     )
-    return pairs, text
+    return pairs, documents
 
 
 def toy_model(text_size: int, mode: str = "static") -> LSTConfig:
