@@ -220,8 +220,15 @@ def measurements(
         if name in found:
             raise LstError(f"Two evaluations are called {name}.", hint="Rename the directory of one.")
         summary = json.loads(evaluation.file("summary.json").read_text(encoding="utf-8"))
-        found[name] = {"stage": evaluation.stage, "model": part, **numbers(evaluation, summary)}
+        found[name] = {"stage": evaluation.stage, "model": part, **rounded(numbers(evaluation, summary))}
     return found
+
+
+def rounded(value: Any) -> Any:
+    """Numbers of a JSON value to five decimals: more than any of them is sure of."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def numbers(evaluation: Manifest, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +271,7 @@ def by_voice(evaluation: Manifest) -> dict[str, Any]:
         found[voice] = {
             "utterances": len(said),
             "words": errors.words,
-            "wer": round(errors.wer, 4),
+            "wer": errors.wer,
             "met_in_training": voice in met,
         }
     return found

@@ -1,10 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from lst.assets.models import PARTS
 from lst.errors import LstError
 from lst.generate.samples import SamplesConfig, samples, samples_spec
 from lst.generate.sampling import GenerateConfig
@@ -107,6 +109,52 @@ def test_samples(tmp_path: Path) -> None:
     named = {value for entry in body["samples"] for value in entry.values() if str(value).endswith(".wav")}
     assert {row["path"] for row in iter_rows(made)} == named
     assert made.totals["samples"] == 5
+
+
+@pytest.mark.usefixtures("voice")
+def test_samples_of_another_model_stand_beside(tmp_path: Path) -> None:
+    pairs, _ = make_pairs(tmp_path, 30, valid_fraction=0.2)
+    audio = make_audio(tmp_path, pairs)
+    models = [
+        make_model(tmp_path / name, task=task, context=100) for name, task in (("a", "asr"), ("t", "tts"), ("m", ""))
+    ]
+    other = make_asset(tmp_path / "other")
+    config = SamplesConfig(
+        recordings=1,
+        sentences=["the cat ran"],
+        prompt_s=1.0,
+        speech=GenerateConfig(modality="speech", max_tokens=12, min_tokens=3),
+        max_text_tokens=5,
+        beside=str(other),
+    )
+    made = samples(*models, pairs, audio, tmp_path / "out", config)
+    body = json.loads(made.file("samples.json").read_text())
+    assert body["beside"]["name"] == str(other)
+    heard, continued, spoken = (entry["beside"] for entry in body["samples"])
+    assert body["beside"]["asr"]["recordings"] == 1
+    assert heard["text"] != body["samples"][0]["text"]
+    assert continued["units"] != body["samples"][1]["units"]
+    assert made.file(continued["whole"]) != made.file(body["samples"][1]["whole"])
+    assert len(spoken["units"]) * 640 == len(soundfile.read(made.file(spoken["spoken"]))[0])
+    alone = samples(*models, pairs, audio, tmp_path / "alone", config.model_copy(update={"beside": None}))
+    body = json.loads(alone.file("samples.json").read_text())
+    assert "beside" not in body
+    assert not [entry for entry in body["samples"] if "beside" in entry]
+    shutil.rmtree(other / "tts")
+    with pytest.raises(LstError, match=r"tts/.* is missing"):
+        samples_spec(*models, pairs, audio, config)
+
+
+def make_asset(root: Path) -> Path:
+    """An asset of kind model: other weights than those of a run."""
+    for part in PARTS:
+        make_model(root / part, task="" if part == "pretrained" else part, context=100, seed=8)
+    files = {
+        path.relative_to(root).as_posix(): {"sha256": sha256_file(path)} for path in root.rglob("*") if path.is_file()
+    }
+    card = {"name": "other", "kind": "model", "version": "1", "licence": "", "source": "", "description": ""}
+    (root / "card.json").write_text(json.dumps({**card, "files": files}))
+    return root
 
 
 @pytest.mark.usefixtures("voice")

@@ -196,6 +196,17 @@ def test_the_recipes_of_the_paper_are_sound_and_share_a_run(path: Path, monkeypa
     assert {name: everything.stages[name] for name in recipe.stages} == recipe.stages
 
 
+def test_the_model_in_the_box_is_made_from_the_papers_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    root = Path(__file__).parents[2] / "recipes"
+    box, corpus = load_recipe(root / "assets" / "lst-nano.yaml"), load_recipe(root / "paper" / "corpus.yaml")
+    assert box.name == corpus.name
+    for name, stage in corpus.stages.items():
+        found = box.stages[name]
+        assert (found.config, found.inputs) == (stage.config, stage.inputs)
+        assert (found.source and found.source.resolve()) == (stage.source and stage.source.resolve())
+
+
 @pytest.mark.parametrize(
     "name", ["demo", "nano-data", "nano-patchings", "nano-patchings-control", "nano-patchings-sweep", "nano-variants"]
 )
