@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def transcribe(
     model: Path | None = typer.Option(None, help="Model fine-tuned for asr (default: lst-nano/asr, in the box)."),
-    recordings: list[Path] = typer.Argument(..., metavar="WAV...", help="Sound files, of any rate."),
+    recordings: list[Path] = typer.Argument(..., metavar="WAV...", help="Sound files of any rate and length."),
     tokenizer: str | None = TOKENIZER,
     max_tokens: int = typer.Option(300, min=1, help="Longest transcript, in text tokens."),
     batch_size: int = typer.Option(8, min=1, help="Recordings at a time."),

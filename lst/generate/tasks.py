@@ -36,6 +36,10 @@ SYNTHESIZE = GenerateConfig(modality="speech", max_tokens=750, min_tokens=5)
 CONTINUE = GenerateConfig(modality="speech", max_tokens=250, min_tokens=10)
 """Ten seconds of speech."""
 
+PIECE_S, PAD_S = 20.0, 0.1
+"""Seconds of a recording that are recognised at once, as models are trained on utterances; longer ones are cut at their
+pauses, of which this much is kept on both sides."""
+
 Warn = Callable[[str], None]
 
 
@@ -80,37 +84,69 @@ def transcribe(
     progress: Progress | None = None,
     warn: Warn = lambda message: None,
 ) -> list[Transcript]:
-    """Transcribe recordings, each on its own. One that cannot be read, or is too long, gets an `error`; others go on.
+    """Transcribe recordings, each on its own. One that cannot be read gets an `error`; others go on.
 
-    Too long: longer than the context the model was trained with. `beams`: of a beam search, one recording at a time; 1
+    A recording of more than `PIECE_S` seconds is cut at its pauses. `beams`: of a beam search, one piece at a time; 1
     is `config`'s way. Raises LstError if the model's unit tokenizer is not here, or if it was fine-tuned to speak.
     """
-    from lst.audio import AudioError, probe
+    from lst.audio import AudioError
 
     units_of = session.unit_tokenizer(tokenizer)
     check_task(session, "asr", warn)
-    results: dict[int, Transcript] = {}
-    prompts: list[tuple[int, Tokens, int]] = []
+    prompts: list[Tokens] = []
+    pieces: list[list[NDArray[np.uint16]]] = []  # of each recording; none where there is an error
+    errors: dict[int, str] = {}
     for place, path in enumerate(paths):
         try:
-            seconds = probe(path).duration_s
-            # Patches of units: told from the header, so that ten hours are refused before they are decoded.
-            if session.unit_bpe is None and seconds * FRAME_RATE > session.context * session.patch_size:
-                raise _too_long(session, str(path), seconds)
-            units = _units_of_file(units_of, path)
-            prompts.append((place, recognition_prompt(session, units, str(path)), len(units)))
+            units = [_units_of_file(units_of, path, *part) for part in _parts(session, path)]
+            prompts += [recognition_prompt(session, piece, str(path)) for piece in units]
+            pieces.append(units)
         except (AudioError, LstError) as error:
-            results[place] = Transcript(Path(path), error=str(error))
+            errors[place] = str(error)
+            pieces.append([])
     config = config.model_copy(update={"modality": "text"})
-    ids_of = [prompt for _, prompt, _ in prompts]
     if beams > 1:
-        made = [beam_search(session, prompt, "text", config, beams=beams) for prompt in ids_of]
+        made = [beam_search(session, prompt, "text", config, beams=beams) for prompt in prompts]
     else:
-        made = generate(session, ids_of, "text", config, batch_size=batch_size, progress=progress)
-    for (place, _, length), generation in zip(prompts, made, strict=True):
-        ids = generation.ids("text").tolist()
-        results[place] = Transcript(Path(paths[place]), session.text.decode(ids), ids, length, generation.stopped)
-    return [results[place] for place in range(len(paths))]
+        made = generate(session, prompts, "text", config, batch_size=batch_size, progress=progress)
+    left = iter(made)
+    return [
+        Transcript(Path(path), error=errors[place])
+        if place in errors
+        else _joined(session, Path(path), pieces[place], [next(left) for _ in pieces[place]])
+        for place, path in enumerate(paths)
+    ]
+
+
+def _joined(
+    session: Session, path: Path, units: Sequence[NDArray[np.uint16]], made: Sequence[Generation]
+) -> Transcript:
+    """What the model wrote for the pieces of one recording."""
+    ids = [generation.ids("text").tolist() for generation in made]
+    return Transcript(
+        path,
+        text=" ".join(filter(None, map(session.text.decode, ids))),
+        tokens=list(chain.from_iterable(ids)),
+        units=sum(map(len, units)),
+        stopped=next((generation.stopped for generation in made if generation.stopped != "end"), "end"),
+    )
+
+
+def _parts(session: Session, path: Path) -> list[tuple[float, float | None]]:
+    """(offset, length) in seconds of what is heard at once: all of a short recording, a long one cut at its pauses.
+
+    Raises AudioError, or LstError for a long recording without a sound.
+    """
+    from lst.audio import probe
+    from lst.audio.cut import cut_at_pauses, detect_speech
+
+    longest_s = min(PIECE_S, session.context // 2 * session.patch_size / FRAME_RATE)
+    if probe(path).duration_s <= longest_s:
+        return [(0.0, None)]
+    found = cut_at_pauses(detect_speech(path, "energy"), max_s=longest_s, pad_s=PAD_S)
+    if not found:
+        raise LstError(f"There is no speech in {path}.", hint="Give a recording in which somebody talks.")
+    return [(start, end - start) for start, end in found]
 
 
 def recognition_prompt(session: Session, units: NDArray[Any], name: str) -> Tokens:
@@ -133,11 +169,14 @@ def _too_long(session: Session, name: str, seconds: float) -> LstError:
     )
 
 
-def _units_of_file(tokenizer: "UnitTokenizer", path: Path) -> NDArray[np.uint16]:
-    """Units `(n,)` of a recording of any length, in bounded memory. Raises AudioError."""
+def _units_of_file(
+    tokenizer: "UnitTokenizer", path: Path, offset_s: float = 0.0, duration_s: float | None = None
+) -> NDArray[np.uint16]:
+    """Units `(n,)` of a recording of any length, or of a part of it, in bounded memory. Raises AudioError."""
     from lst.audio import stream_audio
 
-    return np.concatenate([*tokenizer.encode_stream(stream_audio(path)), np.empty(0, dtype=np.uint16)])
+    chunks = stream_audio(path, offset_s=offset_s, duration_s=duration_s)
+    return np.concatenate([*tokenizer.encode_stream(chunks), np.empty(0, dtype=np.uint16)])
 
 
 def synthesize(
