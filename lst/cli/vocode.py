@@ -80,7 +80,9 @@ def train_vocoder(
     directory: Path = typer.Argument(..., metavar="UNITS_MANIFEST", help="Units, made by lst tokenize-audio."),
     changes: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help="Settings with dotted keys: steps=8000"),
     out: Path = typer.Option(..., help="Where the vocoder goes; then usable as --vocoder."),
-    kind: str = typer.Option("ridge", help="ridge: fitted in seconds; convnext: a network, trained in minutes."),
+    kind: str = typer.Option(
+        "ridge", help="ridge, exemplar: fitted in a minute; convnext: a network, trained in minutes."
+    ),
     config: Path = typer.Option(None, help="YAML file of settings; KEY=VALUE comes on top."),
     name: str = typer.Option("", help="What the vocoder calls itself (default: its kind)."),
     licence: str = typer.Option("", help="Licence on its card (default: those of the audio)."),
@@ -109,13 +111,18 @@ def train_vocoder(
 
             fitted = settings_of(FitVocoderConfig, settings, changes or [], str(config or ""))
             made = fit_vocoder(units, audio, out, fitted, progress=progress, force=force)
+        elif kind == "exemplar":
+            from lst.vocoder.exemplar_train import FitExemplarConfig, fit_exemplar_vocoder
+
+            nearest = settings_of(FitExemplarConfig, settings, changes or [], str(config or ""))
+            made = fit_exemplar_vocoder(units, audio, out, nearest, progress=progress, force=force)
         elif kind == "convnext":
             from lst.vocoder.convnext_train import TrainConvnextConfig, train_convnext
 
             trained = settings_of(TrainConvnextConfig, settings, changes or [], str(config or ""))
             made = train_convnext(units, audio, out, trained, progress=progress, force=force, device=device)
         else:
-            raise UsageError(f"--kind: {kind!r} is neither ridge nor convnext.")
+            raise UsageError(f"--kind: {kind!r} is none of ridge, exemplar, convnext.")
     print_manifest(made, as_json=as_json)
 
 

@@ -17,16 +17,20 @@ CODE_VERSION = 1
 
 FILES = {
     "ridge": ("config.json", "weights.safetensors"),
+    "exemplar": ("config.json", "weights.safetensors"),
     "convnext": ("config.json", "weights.safetensors"),
     "hifigan": ("config.json", "generator.pt"),
 }
 """The files that determine the waveform, by kind of vocoder."""
 
 
-Kind = Literal["ridge", "convnext", "hifigan"]
+Kind = Literal["ridge", "exemplar", "convnext", "hifigan"]
+_PREFERENCE: Final[dict[Kind, int]] = {"convnext": 0, "hifigan": 0, "exemplar": 1, "ridge": 2}
+_FITTED: Final = ("exemplar", "ridge")
+"""Kinds without a network: one voice, either synthesiser."""
 
 GRIFFIN_LIM: Final = "griffin-lim"
-"""The name of a synthesiser: the linear vocoder made for the units at hand with it; `NAME:griffin-lim` names one."""
+"""The name of a synthesiser: the fitted vocoder made for the units at hand with it; `NAME:griffin-lim` names one."""
 
 
 class _Found(NamedTuple):
@@ -45,19 +49,23 @@ def load_vocoder(
 ) -> Vocoder:
     """A vocoder by the name of an asset (`ridge-mfcc-501`) or the directory that holds its files.
 
-    A linear one whose name or directory ends in `:griffin-lim` speaks by that synthesiser. `tokenizer` is the
-    fingerprint of the units it is to speak, checked before its weights are loaded. `speaker` and `style` are for
-    vocoders that have several. Raises LstError if it is unknown, damaged, or made for other units.
+    A fitted one (ridge, exemplar) whose name or directory ends in `:griffin-lim` speaks by that synthesiser.
+    `tokenizer` is the fingerprint of the units it is to speak, checked before its weights are loaded. `speaker` and
+    `style` are for vocoders that have several. Raises LstError if it is unknown, damaged, or made for other units.
     """
     found = _identify(name_or_path)
-    if found.kind == "ridge":
-        from lst.vocoder.ridge import load_ridge
-
+    if found.kind in _FITTED:
         if speaker or style:
             raise LstError(f"The vocoder {found.name} has one voice.", hint="Leave out --speaker and --style.")
         if tokenizer is not None:
             _check_fingerprints(found.name, found.tokenizer, tokenizer)
-        return load_ridge(found.directory, found.name, found.fingerprint, found.waveform)
+        if found.kind == "ridge":
+            from lst.vocoder.ridge import load_ridge
+
+            return load_ridge(found.directory, found.name, found.fingerprint, found.waveform)
+        from lst.vocoder.exemplar import load_exemplar
+
+        return load_exemplar(found.directory, found.name, found.fingerprint, found.waveform)
     if found.kind == "convnext":
         from lst.vocoder.convnext import load_convnext
 
@@ -97,8 +105,8 @@ def choose_vocoder(name: str | None, tokenizer: str, units: str = "") -> str:
     """What `load_vocoder` takes: `name`, or the best vocoder on this machine for units of the tokenizer `tokenizer`.
 
     `tokenizer` is a fingerprint, empty if nobody knows; `units` says in errors whose they are. The name `griffin-lim`
-    becomes the linear vocoder for these units with that synthesiser. Raises LstError if there is none, and UsageError
-    if it takes the tokenizer to tell.
+    becomes the best fitted vocoder for these units with that synthesiser. Raises LstError if there is none, and
+    UsageError if it takes the tokenizer to tell.
     """
     if name is not None and name != GRIFFIN_LIM:
         return name
@@ -107,28 +115,28 @@ def choose_vocoder(name: str | None, tokenizer: str, units: str = "") -> str:
             f"{units or 'Nothing'} does not say which tokenizer made its units.",
             hint="Give the vocoder (--vocoder; lst assets list has those that are here).",
         )
-    found = find_vocoder(tokenizer, linear=name == GRIFFIN_LIM)
+    found = find_vocoder(tokenizer, fitted=name == GRIFFIN_LIM)
     if found is None:
         raise LstError(
-            f"No {'linear ' if name else ''}vocoder on this machine was made for "
+            f"No {'fitted ' if name else ''}vocoder on this machine was made for "
             f"{f'the units of {units}' if units else 'units'} (tokenizer {tokenizer_label(tokenizer)}).",
             hint="Fit one with lst train-vocoder, and give it with --vocoder.",
         )
     return f"{found}:{GRIFFIN_LIM}" if name else str(found)
 
 
-def find_vocoder(tokenizer_fingerprint: str, *, linear: bool = False) -> Path | None:
+def find_vocoder(tokenizer_fingerprint: str, *, fitted: bool = False) -> Path | None:
     """The directory of the best vocoder on this machine made for the units of this tokenizer, if there is one.
 
-    Its card names the tokenizer's fingerprint as `tokenizer`. A network is better than a linear map (kind `ridge`),
-    among equals the first name is taken. `linear`: the best linear map.
+    Its card names the tokenizer's fingerprint as `tokenizer`. A network is better than exemplars, and they are better
+    than a linear map (kind `ridge`); among equals the first name is taken. `fitted`: the best that is no network.
     """
     found = [
-        (kind == "ridge", card.name, directory)
+        (_PREFERENCE[kind], card.name, directory)
         for card, directory in all_cards().values()
         if card.kind == "vocoder" and directory is not None and card.extra.get("tokenizer") == tokenizer_fingerprint
         for kind in [_kind(directory)]
-        if kind == "ridge" or not linear
+        if kind in _FITTED or not fitted
     ]
     return min(found)[2] if found else None
 
@@ -184,7 +192,7 @@ def _identify(name_or_path: str | Path) -> _Found:
     if str(name_or_path) == GRIFFIN_LIM:
         raise LstError(
             f"{GRIFFIN_LIM} is a synthesiser, not a vocoder.",
-            hint=f"Name the linear vocoder that it is to serve: ridge-{DEFAULT_TOKENIZER}:{GRIFFIN_LIM}.",
+            hint=f"Name the fitted vocoder that it is to serve: ridge-{DEFAULT_TOKENIZER}:{GRIFFIN_LIM}.",
         )
     plain = str(name_or_path).removesuffix(f":{GRIFFIN_LIM}")
     waveform: Literal["griffin-lim"] | None = None if plain == str(name_or_path) else GRIFFIN_LIM
@@ -204,13 +212,17 @@ def _identify(name_or_path: str | Path) -> _Found:
     if missing:
         raise LstError(f"{directory} lacks {', '.join(missing)}.", hint="Fit or fetch the vocoder again.")
     if waveform is not None:
-        if kind != "ridge":
+        if kind not in _FITTED:
             raise LstError(f"The vocoder {name} makes its own waveform.", hint=f"Leave out :{GRIFFIN_LIM}.")
         name = f"{name}:{GRIFFIN_LIM}"
     if kind == "ridge":
         from lst.vocoder.ridge import read_config
 
         tokenizer = read_config(directory).tokenizer
+    elif kind == "exemplar":
+        from lst.vocoder.exemplar import read_exemplar_config
+
+        tokenizer = read_exemplar_config(directory).tokenizer
     elif kind == "convnext":
         from lst.vocoder.convnext import read_convnext_config
 
@@ -227,7 +239,8 @@ def _kind(directory: Path) -> Kind:
         body = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "ridge"
-    return "convnext" if isinstance(body, dict) and body.get("kind") == "convnext" else "ridge"
+    named = body.get("kind") if isinstance(body, dict) else None
+    return next((kind for kind in ("exemplar", "convnext") if kind == named), "ridge")
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,7 @@ A vocoder directory holds `config.json` (`RidgeConfig`), `weights.safetensors` (
 num_units + 1, D), the last row for "no unit here"; `bias`: (D,)), and `card.json`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -17,15 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lst.errors import LstError
 from lst.vocoder.base import Float, Units
-from lst.vocoder.griffin_lim import griffin_lim
 from lst.vocoder.source_filter import Frames, SourceFilterConfig
 from lst.vocoder.spectrum import Spectrum
-from lst.vocoder.streaming import FramesVocoder
+from lst.vocoder.streaming import FramesVocoder, Waveform, windows
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
-
-Waveform = Literal["source-filter", "griffin-lim"]
 
 
 class RidgeConfig(BaseModel):
@@ -68,42 +65,26 @@ class RidgeVocoder(FramesVocoder):
         self.config = config
         self.spectrum = config.spectrum
         self.source_filter = config.source_filter
+        self.waveform = config.waveform
         self._weights = weights.astype(np.float32)
         self._bias = bias.astype(np.float32)
 
-    def render(self, units: Units) -> Float:
-        """(T,) ids -> (640 * T,) samples."""
-        if self.config.waveform == "griffin-lim":
-            return griffin_lim(self.frames(units).log_mel, self.spectrum, self.source_filter.seed)
-        return super().render(units)
-
-    def stream(self, units: Iterable[int], block: int = 1) -> Iterator[Float]:
-        """As every `FramesVocoder`, with 120 ms of units as look-ahead; Griffin-Lim gives the whole in one piece."""
-        if self.config.waveform == "griffin-lim":
-            yield self.synthesize(list(units))
-        else:
-            yield from super().stream(units, block)
-
     def predict(self, units: Iterator[int], block: int) -> Iterator[Frames]:
         """Frames of all units, made `block` units at a time; before the first unit and after the last there is none."""
-        context = self.config.context
-        known = [self.num_units] * context
-        for unit in units:
-            known.append(unit)
-            if len(known) == block + 2 * context:
-                yield self._predict(np.array(known))
-                known = known[block:]
-        known += [self.num_units] * context
-        if len(known) > 2 * context:
-            yield self._predict(np.array(known))
+        for padded in windows(units, self.config.context, self.num_units, block):
+            yield split_frames(add_tables(self._weights, self._bias, padded), self.spectrum)
 
-    def _predict(self, padded: Units) -> Frames:
-        """(T + 2 * context,) ids -> the frames of the T units in the middle."""
-        count = len(padded) - 2 * self.config.context
-        predicted = np.tile(self._bias, (count, 1))
-        for place, table in enumerate(self._weights):
-            predicted += table[padded[place : place + count]]
-        return split_frames(predicted, self.config.spectrum)
+
+def add_tables(tables: Float, bias: Float, padded: Units) -> Float:
+    """`bias` (D,) plus a vector of `tables` (places, num_units + 1, D) for each place of a window.
+
+    padded: (T + places - 1,) ids -> (T, D).
+    """
+    count = len(padded) - len(tables) + 1
+    total = np.tile(bias, (count, 1))
+    for place, table in enumerate(tables):
+        total += table[padded[place : place + count]]
+    return total
 
 
 def split_frames(values: Float, spectrum: Spectrum) -> Frames:

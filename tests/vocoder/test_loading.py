@@ -63,11 +63,11 @@ def test_a_network_that_is_dropped_in_is_preferred(tmp_path: Path, monkeypatch: 
     assert choose_vocoder(None, TOKENIZER) == str(ridge)
     network = save(tmp_path / "vocoder", toy())
     assert find_vocoder(TOKENIZER) == network
-    assert find_vocoder(TOKENIZER, linear=True) == ridge
+    assert find_vocoder(TOKENIZER, fitted=True) == ridge
     assert load_vocoder(choose_vocoder("griffin-lim", TOKENIZER)).name == "toy-ridge:griffin-lim"
     assert choose_vocoder("mine", TOKENIZER) == "mine"
     shutil.rmtree(ridge)
-    with pytest.raises(LstError, match="No linear vocoder"):
+    with pytest.raises(LstError, match="No fitted vocoder"):
         choose_vocoder("griffin-lim", TOKENIZER)
     with pytest.raises(LstError, match="makes its own waveform"):
         load_vocoder(f"{network}:griffin-lim")
