@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from lst.config import StageConfig
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
 from lst.manifest import (
@@ -18,58 +17,27 @@ from lst.manifest import (
     Manifest,
     Progress,
     Rejection,
-    StageSpec,
     build_directory,
     is_held_out,
-    merge_provenance,
     write_atomic,
     write_json,
 )
-from lst.vocoder.train import MEASURED, MIN_SECONDS, SCHEMA, vocoder_card
+from lst.vocoder.train import MEASURED, MIN_SECONDS, FittedConfig, fit_vocoder_spec, vocoder_card
 
 if TYPE_CHECKING:
     from lst.vocoder.exemplar import ExemplarConfig, ExemplarWeights
     from lst.vocoder.exemplar_fit import Utterance
     from lst.vocoder.fitting import FitErrors
 
-VERSION = 1
 
-
-class FitExemplarConfig(StageConfig):
+class FitExemplarConfig(FittedConfig):
     """How an exemplar vocoder is fitted."""
 
     kind: Literal["exemplar"] = Field("exemplar", description="exemplar: means of real frames from like surroundings")
     context: int = Field(3, ge=0, le=3, description="units seen on each side; each is 40 ms of look-ahead")
-    penalties: tuple[float, ...] = Field(
-        (2.0, 6.0, 20.0, 40.0), description="ridge penalty by distance from the unit in the middle: context + 1 numbers"
-    )
     components: int = Field(24, ge=2, le=128, description="bytes that stand for the frames of a unit")
     neighbours: int = Field(16, ge=1, le=1000, description="exemplars averaged")
     bandwidth: float = Field(2.0, gt=0, description="an exemplar this much farther than the nearest weighs 1/e of it")
-    num_units: int = Field(501, ge=2, le=501, description="ids of the tokenizer: 0 to num_units - 1")
-    waveform: Literal["source-filter", "griffin-lim"] = Field("source-filter", description="what makes the sound")
-    held_out: float = Field(0.08, ge=0, lt=0.5, description="share of utterances that measure the fit")
-    name: str = Field("", description="what the vocoder calls itself; default: its kind")
-    licence: str = Field("", description="licence on its card; default: those of the audio")
-
-    @model_validator(mode="after")
-    def _one_penalty_per_distance(self) -> "FitExemplarConfig":
-        if len(self.penalties) != self.context + 1 or min(self.penalties) <= 0:
-            raise ValueError(f"penalties must be {self.context + 1} positive numbers, for the distances 0 to context")
-        return self
-
-
-def fit_exemplar_spec(units: Manifest, audio: Manifest, config: FitExemplarConfig) -> StageSpec:
-    """What `fit_exemplar_vocoder` would make."""
-    return StageSpec(
-        schema=SCHEMA,
-        stage="train-vocoder",
-        version=VERSION,
-        config=config.as_json(),
-        inputs={"units": units, "audio": audio},
-        fingerprints={"tokenizer": units.fingerprints["tokenizer"]},
-        provenance=merge_provenance(units.provenance, audio.provenance),
-    )
 
 
 def fit_exemplar_vocoder(
@@ -92,7 +60,7 @@ def fit_exemplar_vocoder(
         with threadpool_limits(1):  # sums in another order would be other weights
             return _fit(directory, units, audio, config, progress)
 
-    return build_directory(out, fit_exemplar_spec(units, audio, config), make, force=force)
+    return build_directory(out, fit_vocoder_spec(units, audio, config), make, force=force)
 
 
 def _fit(

@@ -6,7 +6,7 @@ the same weights. `lst.vocoder.convnext_train` trains the other kind.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -43,11 +43,10 @@ MEASURED = 500
 """Held-out utterances at most: they are kept in memory."""
 
 
-class FitVocoderConfig(StageConfig):
-    """How a vocoder is fitted."""
+class FittedConfig(StageConfig):
+    """What the kinds that are fitted (ridge, exemplar) have in common."""
 
-    kind: Literal["ridge"] = Field("ridge", description="ridge: linear in a window of units")
-    context: int = Field(3, ge=0, le=5, description="units seen on each side; each is 40 ms of look-ahead")
+    context: int
     penalties: tuple[float, ...] = Field(
         (2.0, 6.0, 20.0, 40.0), description="ridge penalty by distance from the unit in the middle: context + 1 numbers"
     )
@@ -58,14 +57,21 @@ class FitVocoderConfig(StageConfig):
     licence: str = Field("", description="licence on its card; default: those of the audio")
 
     @model_validator(mode="after")
-    def _one_penalty_per_distance(self) -> "FitVocoderConfig":
+    def _one_penalty_per_distance(self) -> Self:
         if len(self.penalties) != self.context + 1 or min(self.penalties) <= 0:
             raise ValueError(f"penalties must be {self.context + 1} positive numbers, for the distances 0 to context")
         return self
 
 
-def fit_vocoder_spec(units: Manifest, audio: Manifest, config: FitVocoderConfig) -> StageSpec:
-    """What `fit_vocoder` would make."""
+class FitVocoderConfig(FittedConfig):
+    """How a ridge vocoder is fitted."""
+
+    kind: Literal["ridge"] = Field("ridge", description="ridge: linear in a window of units")
+    context: int = Field(3, ge=0, le=5, description="units seen on each side; each is 40 ms of look-ahead")
+
+
+def fit_vocoder_spec(units: Manifest, audio: Manifest, config: FittedConfig) -> StageSpec:
+    """What fitting a vocoder would make; the kind is part of the configuration."""
     return StageSpec(
         schema=SCHEMA,
         stage="train-vocoder",
