@@ -23,7 +23,7 @@ from lst.data.patching import Example
 from lst.model.attention import Attend
 from lst.model.blocks import TransformerLayer
 from lst.model.config import TransformerConfig
-from lst.model.kv import KeyValues
+from lst.model.kv import KeyValues, Rows
 from lst.model.linear import Linear
 from lst.model.local import DecoderLayer
 from lst.model.lst import LST, Activations, Prepared
@@ -40,8 +40,6 @@ from lst.model.step import (
     stack,
     turn_table,
 )
-
-Rows = NDArray[np.int64]
 
 TABLE = 512
 """Positions whose rotations are worked out at first."""
@@ -62,12 +60,10 @@ class Incremental:
         """The first id that has logits after a step; those before it have -inf."""
         self.device = next(model.parameters()).device
         self.caches: dict[str, KeyValues] = {}
-        self.positions: Rows = np.zeros(0, dtype=np.int64)
+        self.positions: list[int] = []
         """Tokens of each document so far."""
-        self.open: Rows = np.zeros(0, dtype=np.int64)
-        """Units of each document in its open patch."""
-        self.pending = torch.zeros(0)
-        """(B, at least the patch size, d): the encoder states of those units."""
+        self.open: list[list[Tensor]] = []
+        """Encoder states (1, d) of each document's units in its open patch."""
         self.tables: dict[tuple[int, float], Turn] = {}
         self.global_steps = 0
         """Positions the global transformer has computed since `start`, prompts included, over all documents."""
@@ -120,37 +116,43 @@ class Incremental:
     @torch.inference_mode()
     def step(self, tokens: NDArray[np.int32] | Sequence[int]) -> Tensor:
         """Appends one token to each document, (B,), and returns the next logits."""
-        ids = np.asarray(tokens, dtype=np.int64)
-        unit = ids >= self.model.unit_offset
-        everyone = np.arange(len(ids))
-        device_ids = torch.from_numpy(ids).to(self.device)
+        ids: list[int] = np.asarray(tokens).tolist()
+        everyone = list(range(len(ids)))
         if self.model.encoder is None:
-            logits = self._global(self.model.embed(device_ids), everyone, self.head)
-            self.positions += 1
+            logits = self._global(self._embed(ids), everyone, self.head)
+            self._advance()
             return self._all_ids(logits)
 
-        ended = everyone[(self.open > 0) & (~unit | (self.open >= self.patch_size))]
-        if len(ended):  # this token begins another patch, so the open one is complete, however short
+        unit = [token >= self.model.unit_offset for token in ids]
+        size = self.patch_size
+        ended = [row for row in everyone if self.open[row] and not (unit[row] and len(self.open[row]) < size)]
+        if ended:  # this token begins another patch, so the open one is complete, however short
             self._close(ended)
-        local = everyone if self.text_head is None else everyone[unit]
-        hidden = self._encode(device_ids, local) if len(local) else None
-        if hidden is not None:
-            self._append(hidden, local)
-        straight = everyone[:0] if self.text_head is None else everyone[~unit]
+        local = everyone if self.text_head is None else [row for row in everyone if unit[row]]
+        hidden = None
+        if local:
+            hidden = self._encode([ids[row] for row in local], local)
+            for row, state in zip(local, hidden.split(1), strict=True):
+                self.open[row].append(state)
+        straight = [] if self.text_head is None else [row for row in everyone if not unit[row]]
         text_logits = None
-        if len(straight):
+        if straight:
             assert self.model.text_embedding is not None
-            text_logits = self._global(self.model.text_embedding(_take(device_ids, straight)), straight, self.text_head)
-        full = local[(self.open[local] >= self.patch_size) | ~unit[local]]
-        if len(full):
+            text_ids = torch.tensor([ids[row] for row in straight], device=self.device)
+            text_logits = self._global(self.model.text_embedding(text_ids), straight, self.text_head)
+        full = [row for row in local if len(self.open[row]) >= size or not unit[row]]
+        if full:
             self._close(full)
         unit_logits = None if hidden is None else self._decode(hidden, local)
-        self.positions += 1
+        self._advance()
         if text_logits is None or unit_logits is None:
             return self._all_ids(unit_logits if text_logits is None else text_logits)
         logits = torch.empty(len(ids), unit_logits.shape[1], device=self.device)
         logits[straight], logits[local] = text_logits, unit_logits
         return self._all_ids(logits)
+
+    def _advance(self) -> None:
+        self.positions = [position + 1 for position in self.positions]
 
     def _all_ids(self, logits: Tensor | None) -> Tensor:
         """(B, V) from the logits of the ids that have any."""
@@ -159,42 +161,38 @@ class Incremental:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these documents only, in this order."""
-        chosen = np.asarray(rows, dtype=np.int64)
         for cache in self.caches.values():
-            cache.keep(chosen)
-        self.positions = self.positions[chosen]
+            cache.keep([*rows])
+        self.positions = [self.positions[row] for row in rows]
         if self.model.encoder is not None:
-            self.open = self.open[chosen]
-            self.pending = self.pending[torch.from_numpy(chosen).to(self.device)]
+            self.open = [self.open[row] for row in rows]
 
     # One token
 
-    def _encode(self, ids: Tensor, rows: Rows) -> Tensor:
+    def _embed(self, ids: list[int]) -> Tensor:
+        return self.model.embed(torch.tensor(ids, device=self.device))
+
+    def _encode(self, ids: list[int], rows: Rows) -> Tensor:
         """Encoder states (R, d) of the new tokens of `rows`."""
         encoder = self.config.encoder
         assert encoder is not None
-        turn = self._turn(self.positions[rows], encoder)
+        turn = self._turn([self.positions[row] for row in rows], encoder)
         cache = self.caches["encoder"]
         places = cache.adding(rows)
-        states = self.model.embed(_take(ids, rows))
-        return stack(states, self.layers["encoder"], *turn, cache.keys, cache.values, places)  # type: ignore[no-any-return]
-
-    def _append(self, hidden: Tensor, rows: Rows) -> None:
-        if len(rows) == len(self.open) == 1:
-            self.pending[0, int(self.open[0])] = hidden[0]
-        else:
-            self.pending[_index(rows, self.device), _index(self.open[rows], self.device)] = hidden
-        self.open[rows] += 1
+        return stack(self._embed(ids), self.layers["encoder"], *turn, cache.keys, cache.values, places)  # type: ignore[no-any-return]
 
     def _close(self, rows: Rows) -> None:
         """Makes patches of the open tokens of `rows` and sends them through the global transformer."""
-        sizes = self.open[rows]
-        most = int(sizes.max())
-        inside = None
-        if int(sizes.min()) < most:
-            inside = torch.from_numpy(np.arange(most) < sizes[:, None]).to(self.device)
-        self._global(one_patch(_take(self.pending, rows)[:, :most], inside, self.patch), rows)
-        self.open[rows] = 0
+        patches = [self.open[row] for row in rows]
+        sizes = [len(patch) for patch in patches]
+        most, inside = max(sizes), None
+        if min(sizes) < most:
+            inside = torch.tensor([[place < size for place in range(most)] for size in sizes], device=self.device)
+            patches = [patch + [patch[-1]] * (most - len(patch)) for patch in patches]
+        states = torch.cat([state for patch in patches for state in patch]).view(len(rows), most, -1)
+        self._global(one_patch(states, inside, self.patch), rows)
+        for row in rows:
+            self.open[row] = []
 
     def _global(self, x: Tensor, rows: Rows, head: Matrix | None = None) -> Tensor:
         """The global transformer on one new patch (R, d_global) of each of `rows`; keeps what the decoder needs.
@@ -202,13 +200,13 @@ class Incremental:
         Returns its outputs or, with a `head`, logits.
         """
         cache, prefix, decoder = self.caches["global"], self.caches.get("prefix"), self.config.decoder
-        positions = cache.counts[rows]
+        positions = [cache.counts[row] for row in rows]
         turn = self._turn(positions, self.config.global_transformer)
         self.global_steps += len(rows)
         places = cache.adding(rows)
-        cross_turn: tuple[Tensor | None, Tensor | None] = (None, None)
-        if decoder is not None and self.config.cross_rope:
-            cross_turn = self._turn(positions, decoder)
+        cross_turn = turn
+        if decoder is not None:
+            cross_turn = self._cross_turn(positions, decoder)
         return global_step(  # type: ignore[no-any-return]
             x,
             self.layers["global"],
@@ -229,9 +227,8 @@ class Incremental:
         """Logits (R, V) from the encoder's states (R, d)."""
         prefix, cache, decoder = self.caches["prefix"], self.caches["decoder"], self.config.decoder
         assert decoder is not None
-        turn = self._turn(self.positions[rows], decoder)
-        latest = np.maximum(prefix.counts[rows] - 1, 0)
-        query_turn = self._turn(latest, decoder) if self.config.cross_rope else (None, None)
+        turn = self._turn([self.positions[row] for row in rows], decoder)
+        query_turn = self._cross_turn([max(prefix.counts[row] - 1, 0) for row in rows], decoder)
         seen, places = prefix.reading(rows), cache.adding(rows)
         return decode(  # type: ignore[no-any-return]
             hidden,
@@ -250,15 +247,19 @@ class Incremental:
             seen,
         )
 
-    def _turn(self, positions: Rows, config: TransformerConfig) -> Turn:
-        """Rotations at `positions` (R,), looked up in a table that grows as documents do."""
-        key, most = (config.head_dim, config.rope_theta), int(positions.max())
+    def _cross_turn(self, patches: list[int], config: TransformerConfig) -> Turn:
+        """Rotations of the decoder's cross-attention at `patches`."""
+        return self._turn(patches if self.config.cross_rope else [0] * len(patches), config)
+
+    def _turn(self, positions: list[int], config: TransformerConfig) -> Turn:
+        """Rotations at `positions` (R), looked up in a table that grows as documents do."""
+        key, most = (config.head_dim, config.rope_theta), max(positions)
         table = self.tables.get(key)
         if table is None or len(table[0]) <= most:
             table = self.tables[key] = turn_table(2 * max(most, TABLE), *key, self.device)
-        if len(positions) == 1 or int(positions.min()) == most:
+        if min(positions) == most:
             return table[0][most : most + 1], table[1][most : most + 1]
-        index = _index(positions, self.device)
+        index = torch.tensor(positions, device=self.device)
         return table[0][index], table[1][index]
 
     # Prompts
@@ -272,17 +273,16 @@ class Incremental:
         recorders: dict[str, "_Recorder"],
     ) -> None:
         """Takes over from the prompts' forward pass."""
-        self.positions = np.array([len(prompt.tokens) for prompt in prompts], dtype=np.int64)
-        patches = np.array([len(prompt.patch_lengths) for prompt in prompts], dtype=np.int64)
+        self.positions = [len(prompt.tokens) for prompt in prompts]
+        patches = [len(prompt.patch_lengths) for prompt in prompts]
         if prepared.local is None or made.hidden is None:
             self.caches = {"global": KeyValues.filled(recorders["global"].states, patches, None)}
             return
-        sizes = np.array([prompt.patch_lengths[-1] for prompt in prompts], dtype=np.int64)
-        self.open = np.where([bool(prompt.closed[-1]) for prompt in prompts], 0, sizes)
+        sizes = [0 if prompt.closed[-1] else int(prompt.patch_lengths[-1]) for prompt in prompts]
         # The open patch went through the global transformer unseen by any token; it is made again when it is complete.
-        complete = patches - (self.open > 0)
-        self.global_steps -= int((self.open > 0).sum())
-        local = (prepared.local.documents > 0).sum(1).cpu().numpy()
+        complete = [count - (size > 0) for count, size in zip(patches, sizes, strict=True)]
+        self.global_steps -= sum(patches) - sum(complete)
+        local: list[int] = (prepared.local.documents > 0).sum(1).tolist()
         encoder, decoder = self.config.encoder, self.config.decoder
         assert encoder is not None
         assert decoder is not None
@@ -292,13 +292,10 @@ class Incremental:
             "prefix": KeyValues.filled(recorders["prefix"].states, complete, None),
             "decoder": KeyValues.filled(recorders["decoder"].states, local, decoder.window),
         }
-        width = max(self.patch_size, int(self.open.max()))
-        self.pending = made.hidden.new_zeros(len(prompts), width, made.hidden.shape[-1])
-        place = np.arange(width)
-        source = torch.from_numpy(np.maximum(local[:, None] - self.open[:, None], 0) + place).to(self.device)
-        if made.hidden.shape[1]:
-            source = source.clamp_max(made.hidden.shape[1] - 1)
-            self.pending = made.hidden.gather(1, source[:, :, None].expand(-1, -1, made.hidden.shape[-1]))
+        self.open = [
+            [*states[count - size : count].split(1)] if size else []
+            for states, count, size in zip(made.hidden, local, sizes, strict=True)
+        ]
 
     def _last_logits(self, batch: PackedBatch, prepared: Prepared, made: Activations) -> Tensor:
         rows = torch.arange(len(batch.tokens), device=self.device)
@@ -326,14 +323,3 @@ class _Recorder:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.states.append((key, value))
         return self.attend(query, key, value)
-
-
-def _index(values: Rows, device: torch.device) -> Tensor:
-    return torch.from_numpy(values).to(device)
-
-
-def _take(states: Tensor, rows: Rows) -> Tensor:
-    """`states[rows]` for ascending rows, without a copy when that is all of them."""
-    if len(rows) == len(states):
-        return states
-    return states[torch.from_numpy(rows).to(states.device)]

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Rows = NDArray[np.int64]
+Rows = list[int]
+"""Documents of a batch, ascending. Lists: for a few numbers numpy's calls cost more than the numbers."""
 
 GROWTH = 256
 """Places added at least when a cache without a window is full; it also grows by half, so copies stay rare."""
@@ -36,11 +37,11 @@ class KeyValues:
 
     `keys`, `values`: per layer (B * G, N, D), N places. With a window W, W places are used in a ring: token n lies in
     place n mod W, and overwrites the one that has just left the window. Rotary positions are already in the keys, so
-    the order of places does not matter. Without a window the places grow. `counts` (B,): tokens seen so far, kept on
-    the host.
+    the order of places does not matter, and so is D^-1/4, half of the scale of scores (the queries have the other).
+    Without a window the places grow. `counts` (B): tokens seen so far.
     """
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], counts: Rows, window: int | None) -> None:
+    def __init__(self, keys: list[Tensor], values: list[Tensor], counts: list[int], window: int | None) -> None:
         self.keys, self.values = keys, values
         self.counts = counts
         self.window = window
@@ -48,47 +49,38 @@ class KeyValues:
         self.nothing = keys[0].new_zeros(())
 
     @staticmethod
-    def filled(layers: list[tuple[Tensor, Tensor]], counts: Rows, window: int | None) -> "KeyValues":
+    def filled(layers: list[tuple[Tensor, Tensor]], counts: list[int], window: int | None) -> "KeyValues":
         """From keys and values (B, G, N, D) of each layer over prompts, of which the first `counts[b]` count."""
         length = layers[0][0].shape[2]
         room = length + GROWTH if window is None else window
-        place = np.arange(room)
-        if window is None:
-            source = np.broadcast_to(place, (len(counts), room))
-        else:
-            # The latest token whose index leaves the remainder `place`; where there is none yet, anything will do.
-            newest = counts[:, None] - 1
-            source = newest - (newest - place) % window
-        taken = torch.from_numpy(np.clip(source, 0, max(0, length - 1))).to(layers[0][0].device)
+        latest = None if length <= room else torch.from_numpy(_latest(counts, room)).to(layers[0][0].device)
 
         def arrange(states: Tensor) -> Tensor:
-            batch, groups, _, width = states.shape
-            if length == 0:
-                return states.new_zeros(batch * groups, room, width)
-            return states.gather(2, taken[:, None, :, None].expand(-1, groups, -1, width)).flatten(0, 1)
+            if latest is not None:
+                index = latest[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+                return states.gather(2, index).flatten(0, 1)
+            made = states.new_zeros(states.shape[0] * states.shape[1], room, states.shape[3])
+            made[:, :length] = states.flatten(0, 1)
+            return made
 
-        return KeyValues([arrange(k) for k, _ in layers], [arrange(v) for _, v in layers], counts.copy(), window)
+        scale = layers[0][0].shape[3] ** -0.25
+        return KeyValues([arrange(k * scale) for k, _ in layers], [arrange(v) for _, v in layers], [*counts], window)
 
     def adding(self, rows: Rows) -> Places:
-        """A step in which each layer adds a token to `rows` (ascending) and attends to all kept and the new one."""
-        if len(self.counts) == len(rows) == 1:
-            count = int(self.counts[0])
-            place = count if self.window is None else count % self.window
-            self._grow(place + 1)
-            self.counts[0] = count + 1
-            return self._only(place)
-        places = self.counts[rows] if self.window is None else self.counts[rows] % self.window
-        self._grow(int(places.max()) + 1)
-        self.counts[rows] += 1
-        return _places(self, rows, places)
+        """A step in which each layer adds a token to `rows` and attends to all kept and the new one."""
+        new = [self.counts[row] if self.window is None else self.counts[row] % self.window for row in rows]
+        self._grow(max(new) + 1)
+        for row in rows:
+            self.counts[row] += 1
+        return self._only(new[0]) if len(self.counts) == len(rows) == 1 else _places(self, rows, new)
 
     def reading(self, rows: Rows) -> Places:
-        """A step in which `rows` (ascending) attend to what is kept and add nothing."""
+        """A step in which `rows` attend to what is kept and add nothing."""
         return self._only(-1) if len(self.counts) == len(rows) == 1 else _places(self, rows, None)
 
     def _only(self, place: int) -> Places:
         """The places of a single document, without arithmetic on arrays."""
-        seen = int(self.counts[0])
+        seen = self.counts[0]
         most = seen if self.window is None else min(seen, self.window)
         return Places(most, None, None, self.nothing.new_zeros(1, 1) if most == 0 else None, place, None, None)
 
@@ -97,11 +89,12 @@ class KeyValues:
         index = self.index(rows)
         self.keys = [states[index] for states in self.keys]
         self.values = [states[index] for states in self.values]
-        self.counts = self.counts[rows]
+        self.counts = [self.counts[row] for row in rows]
 
     def index(self, rows: Rows) -> Tensor:
-        """Where the groups of `rows` (R,) lie in `keys` and `values`: (R * G,)."""
-        return torch.from_numpy((rows[:, None] * self.groups + np.arange(self.groups)).ravel()).to(self.nothing.device)
+        """Where the groups of `rows` lie in `keys` and `values`: (R * G,)."""
+        places = [row * self.groups + group for row in rows for group in range(self.groups)]
+        return torch.tensor(places, device=self.nothing.device)
 
     def _grow(self, room: int) -> None:
         have = self.keys[0].shape[1]
@@ -113,24 +106,30 @@ class KeyValues:
                 states[layer] = torch.cat([old, old.new_zeros(len(old), more, old.shape[2])], dim=1)
 
 
-def _places(cache: KeyValues, rows: Rows, new: Rows | None) -> Places:
-    """For a step of `rows` (R,), whose new tokens go to the places `new` (R,), if any."""
-    counts, device = cache.counts[rows], cache.nothing.device
-    if cache.window is not None:
-        counts = np.minimum(counts, cache.window)
+def _latest(counts: list[int], window: int) -> NDArray[np.int64]:
+    """(B, W): the latest token whose number leaves the remainder w, for each place w of a ring; where there is none
+    yet, anything will do."""
+    newest = np.array(counts)[:, None] - 1
+    return np.maximum(newest - (newest - np.arange(window)) % window, 0)
+
+
+def _places(cache: KeyValues, rows: Rows, new: list[int] | None) -> Places:
+    """For a step of `rows`, whose new tokens go to the places `new`, if any."""
+    seen = [cache.counts[row] if cache.window is None else min(cache.counts[row], cache.window) for row in rows]
+    most, least = max(seen), min(seen)
     everyone = len(rows) == len(cache.counts)
     index = None if everyone else cache.index(rows)
-    most, least = int(counts.max()), int(counts.min())
-    bias = keep = at = place = None
+    bias = keep = None
     if least < most:
-        hidden = (np.arange(most) >= counts[:, None]) & (counts > 0)[:, None]
+        counts = np.array(seen)[:, None]
+        hidden = (np.arange(most) >= counts) & (counts > 0)
         dense = torch.zeros(hidden.shape).masked_fill_(torch.from_numpy(hidden), -torch.inf)
         bias = dense.to(cache.nothing).repeat_interleave(cache.groups, 0)[:, None]
     if least == 0:
-        keep = torch.from_numpy(counts > 0)[:, None].to(cache.nothing)
-    if new is not None and everyone and (new == new[0]).all():
-        return Places(most, index, bias, keep, int(new[0]), None, None)
-    if new is not None:
-        at = index if index is not None else cache.index(rows)
-        place = torch.from_numpy(np.repeat(new, cache.groups)).to(device)
-    return Places(most, index, bias, keep, -1, at, place)
+        keep = torch.tensor([count > 0 for count in seen]).to(cache.nothing)[:, None]
+    if new is None:
+        return Places(most, index, bias, keep, -1, None, None)
+    if everyone and min(new) == max(new):
+        return Places(most, index, bias, keep, new[0], None, None)
+    each = torch.tensor(new, device=cache.nothing.device).repeat_interleave(cache.groups)
+    return Places(most, index, bias, keep, -1, cache.index(rows) if index is None else index, each)

@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SMALL = (1 << 18) - 1
+"""Weights of a matrix up to which one row is better multiplied by plain columns: there oneDNN's call takes longer than
+its faster reading saves (benchmarks/NOTES.md)."""
+
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T`: (..., K) times (N, K) to (..., N). No gradient flows through it."""
@@ -27,6 +31,8 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
         self.packed: Tensor | None = None
         """What `pack` made of the weight."""
+        self.columns: Tensor | None = None
+        """The transposed weight (in, out), which `pack` adds if it is small: for products with one row."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None:
@@ -46,15 +52,19 @@ def pack(model: nn.Module) -> None:
     """
     for layer in model.modules():
         if isinstance(layer, Linear) and layer.packed is None and _onednn_does(layer.weight):
-            layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 1)
+            layer.packed, layer.columns = _laid_out(layer.weight.detach())
             del layer.weight
 
 
-def pack_rows(layer: Linear, first: int) -> Tensor:
-    """What `pack` makes of a packed layer's outputs from `first` on alone: a smaller matrix beside the whole one."""
+def pack_rows(layer: Linear, first: int) -> tuple[Tensor, Tensor | None]:
+    """`packed` and `columns` of a packed layer's outputs from `first` on alone: a smaller matrix beside the whole."""
     assert layer.packed is not None
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.packed.to_dense()[first:].contiguous(), 1)
-    return packed
+    return _laid_out(layer.packed.to_dense()[first:].contiguous())
+
+
+def _laid_out(weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    columns = weight.T.contiguous() if weight.numel() <= SMALL else None
+    return torch.ops.mkldnn._reorder_linear_weight(weight, 1), columns
 
 
 class _Product(torch.autograd.Function):

@@ -24,30 +24,34 @@ Turn = tuple[Tensor, Tensor]
 
 def turn_table(positions: int, head_dim: int, theta: float, device: torch.device) -> Turn:
     """cos and sin of `Turn` for positions 0.. `positions` - 1, each (positions, 1, head_dim)."""
-    cos, sin = (part[0] for part in rotation(torch.arange(positions, device=device)[None], head_dim, theta))
+    cos, sin = (
+        part[0] * head_dim**-0.25 for part in rotation(torch.arange(positions, device=device)[None], head_dim, theta)
+    )
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 class Matrix(NamedTuple):
-    """The weight of a linear layer, as it is or packed (`lst.model.linear.pack`)."""
+    """The weight (out, in) of a linear layer, as it is or packed, and its `columns` (`lst.model.linear.pack`)."""
 
     weight: Tensor
     packed: bool
+    columns: Tensor | None
 
     @staticmethod
     def of(layer: Linear) -> "Matrix":
-        return Matrix(layer.weight.detach(), False) if layer.packed is None else Matrix(layer.packed, True)
+        if layer.packed is None:
+            return Matrix(layer.weight.detach(), False, None)
+        return Matrix(layer.packed, True, layer.columns)
 
     @staticmethod
     def from_row(layer: Linear, first: int) -> "Matrix":
         """Only the outputs from `first` on."""
         if first == 0:
             return Matrix.of(layer)
-        return (
-            Matrix(layer.weight.detach()[first:], False)
-            if layer.packed is None
-            else Matrix(pack_rows(layer, first), True)
-        )
+        if layer.packed is None:
+            return Matrix(layer.weight.detach()[first:], False, None)
+        packed, columns = pack_rows(layer, first)
+        return Matrix(packed, True, columns)
 
 
 class Norm(NamedTuple):
@@ -133,18 +137,29 @@ class PatchWeights(NamedTuple):
 
 
 def _product(x: Tensor, matrix: Matrix) -> Tensor:
+    columns = matrix.columns
+    if columns is not None and x.size(0) == 1:
+        return torch.mm(x, columns)
     if matrix.packed:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix.weight, None, "none", [], "")
         return out
     return F.linear(x, matrix.weight)
 
 
+def _add_product(x: Tensor, y: Tensor, matrix: Matrix) -> Tensor:
+    """x plus the product of y with the matrix."""
+    columns = matrix.columns
+    if columns is not None and x.size(0) == 1:
+        return torch.addmm(x, y, columns)
+    return x + _product(y, matrix)
+
+
 def _normed(x: Tensor, norm: Norm) -> Tensor:
     """RMSNorm: sqrt(mean(x^2) + eps) is hypot(|x|, sqrt(d eps)) / sqrt(d)."""
     if x.dtype == torch.float32:
-        return (x * norm.weight).div_(torch.hypot(torch.norm(x, 2, [-1], True), norm.floor))
+        return (x * norm.weight).div_(torch.hypot(torch.linalg.vector_norm(x, 2, [-1], True), norm.floor))
     wide = x.float()
-    length = torch.norm(wide, 2, [-1], True)
+    length = torch.linalg.vector_norm(wide, 2, [-1], True)
     return (wide * norm.weight).div_(torch.hypot(length, norm.floor)).to(x.dtype)
 
 
@@ -176,8 +191,9 @@ def _read(query: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor
     if index is not None:
         seen_keys, seen_values = seen_keys.index_select(0, index), seen_values.index_select(0, index)
     # Query heads that share a key head stand as several queries of it: nothing is repeated.
-    grouped = query.reshape(seen_keys.size(0), -1, width) * width**-0.5
-    scores = torch.bmm(grouped, seen_keys.transpose(1, 2))
+    grouped = query.reshape(seen_keys.size(0), -1, width)
+    # Keys times queries, not queries times keys: MKL copies a transposed right-hand side.
+    scores = torch.bmm(seen_keys, grouped.transpose(1, 2)).transpose(1, 2)
     if bias is not None:
         scores = scores + bias
     weights = torch.softmax(scores, -1) if scores.dtype == torch.float32 else torch.softmax(scores.float(), -1)
@@ -195,40 +211,37 @@ def _token_layer(
     joined = joined.view(x.size(0), both + weights.kv_heads, -1)
     turned = _turned(joined[:, :both], cos, sin)
     _write(turned[:, weights.heads :], joined[:, both:], keys, values, places)
-    x = x + _product(_read(turned[:, : weights.heads], keys, values, places), weights.out)
+    x = _add_product(x, _read(turned[:, : weights.heads], keys, values, places), weights.out)
     gate, up = _product(_normed(x, weights.ffn_norm), weights.gate_up).chunk(2, -1)
-    return x + _product(F.silu(gate).mul_(up), weights.down)
+    return _add_product(x, F.silu(gate).mul_(up), weights.down)
 
 
 def _remember(
     patch: Tensor,
     weights: CrossWeights,
-    cos: Tensor | None,
-    sin: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
     keys: Tensor,
     values: Tensor,
     places: Places,
 ) -> None:
     joined = _product(patch, weights.key_value).view(patch.size(0), 2 * weights.kv_heads, -1)
-    key = joined[:, : weights.kv_heads]
-    if cos is not None and sin is not None:
-        key = _turned(key, cos, sin)
+    key = _turned(joined[:, : weights.kv_heads], cos, sin)
     _write(key, joined[:, weights.kv_heads :], keys, values, places)
 
 
 def _look(
     x: Tensor,
     weights: CrossWeights,
-    cos: Tensor | None,
-    sin: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
     keys: Tensor,
     values: Tensor,
     places: Places,
 ) -> Tensor:
     query = _product(_normed(x, weights.norm), weights.query).view(x.size(0), weights.heads, -1)
-    if cos is not None and sin is not None:
-        query = _turned(query, cos, sin)
-    return x + _product(_read(query, keys, values, places), weights.out)
+    query = _turned(query, cos, sin)
+    return _add_product(x, _read(query, keys, values, places), weights.out)
 
 
 def _stack(
@@ -256,8 +269,8 @@ def _global_step(
     places: Places,
     head: Matrix | None,
     cross: list[CrossWeights],
-    cross_cos: Tensor | None,
-    cross_sin: Tensor | None,
+    cross_cos: Tensor,
+    cross_sin: Tensor,
     prefix_keys: list[Tensor],
     prefix_values: list[Tensor],
     prefix_places: Places | None,
@@ -281,8 +294,8 @@ def _decode(
     places: Places,
     head: Matrix,
     cross: list[CrossWeights],
-    cross_cos: Tensor | None,
-    cross_sin: Tensor | None,
+    cross_cos: Tensor,
+    cross_sin: Tensor,
     prefix_keys: list[Tensor],
     prefix_values: list[Tensor],
     prefix_places: Places,
@@ -311,8 +324,11 @@ def _one_patch(hidden: Tensor, inside: Tensor | None, weights: PatchWeights) -> 
     if split is not None:
         pooled = _product(pooled, split)
     queries = pooled.view(rows, -1, dim)
-    query = _product(_normed(queries, cross.norm), cross.query).view(rows, queries.size(1), cross.heads, -1)
-    joined = _product(_normed(hidden, weights.token_norm), cross.key_value).view(rows, tokens, 2 * cross.kv_heads, -1)
+    query = _product(_normed(queries, cross.norm).flatten(0, 1), cross.query).view(
+        rows, queries.size(1), cross.heads, -1
+    )
+    joined = _product(_normed(hidden, weights.token_norm).flatten(0, 1), cross.key_value)
+    joined = joined.view(rows, tokens, 2 * cross.kv_heads, -1)
     key, value = joined[:, :, : cross.kv_heads], joined[:, :, cross.kv_heads :]
     if cross.kv_heads != cross.heads:
         key = key.repeat_interleave(cross.heads // cross.kv_heads, 2)
@@ -323,8 +339,8 @@ def _one_patch(hidden: Tensor, inside: Tensor | None, weights: PatchWeights) -> 
         value.transpose(1, 2),
         attn_mask=None if inside is None else inside[:, None, None],
     )
-    found = _product(found.transpose(1, 2).reshape(rows, -1, dim), cross.out)
-    return _product((queries + found).view(rows, -1), weights.output)
+    found = _add_product(queries.flatten(0, 1), found.transpose(1, 2).reshape(-1, dim), cross.out)
+    return _product(found.view(rows, -1), weights.output)
 
 
 stack = torch.jit.script(_stack)

@@ -170,4 +170,4 @@ def test_windows_bound_what_is_kept() -> None:
         cached.step([int(unit) + VOCABULARY.unit_offset])
     assert cached.caches["encoder"].keys[0].shape[1] == 5
     assert cached.caches["decoder"].keys[0].shape[1] == 7
-    assert cached.caches["global"].counts.tolist() == [1 + 703 // 4]
+    assert cached.caches["global"].counts == [1 + 703 // 4]
