@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.patching import Example
@@ -33,7 +32,6 @@ from lst.model.step import (
     Matrix,
     Norm,
     PatchWeights,
-    Turn,
     decode,
     global_step,
     one_patch,
@@ -59,12 +57,13 @@ class Incremental:
         self.first = model.config.text_size if only_speech else 0
         """The first id that has logits after a step; those before it have -inf."""
         self.device = next(model.parameters()).device
+        self.never = torch.full((1, self.first), -torch.inf, device=self.device)
         self.caches: dict[str, KeyValues] = {}
         self.positions: list[int] = []
         """Tokens of each document so far."""
         self.open: list[list[Tensor]] = []
         """Encoder states (1, d) of each document's units in its open patch."""
-        self.tables: dict[tuple[int, float], Turn] = {}
+        self.tables: dict[tuple[int, float], Tensor] = {}
         self.global_steps = 0
         """Positions the global transformer has computed since `start`, prompts included, over all documents."""
         self._take_weights()
@@ -132,8 +131,8 @@ class Incremental:
         hidden = None
         if local:
             hidden = self._encode([ids[row] for row in local], local)
-            for row, state in zip(local, hidden.split(1), strict=True):
-                self.open[row].append(state)
+            for place, row in enumerate(local):
+                self.open[row].append(hidden[place : place + 1])
         straight = [] if self.text_head is None else [row for row in everyone if not unit[row]]
         text_logits = None
         if straight:
@@ -157,7 +156,7 @@ class Incremental:
     def _all_ids(self, logits: Tensor | None) -> Tensor:
         """(B, V) from the logits of the ids that have any."""
         assert logits is not None
-        return F.pad(logits, (self.first, 0), value=-torch.inf) if self.first else logits
+        return torch.cat([self.never.expand(len(logits), -1), logits], dim=1) if self.first else logits
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these documents only, in this order."""
@@ -170,7 +169,11 @@ class Incremental:
     # One token
 
     def _embed(self, ids: list[int]) -> Tensor:
-        return self.model.embed(torch.tensor(ids, device=self.device))
+        """(R, d): the first module's embeddings; of a single token without index tensors."""
+        if len(ids) > 1:
+            return self.model.embed(torch.tensor(ids, device=self.device))
+        row = ids[0] - (0 if self.model.text_embedding is None else self.model.unit_offset)
+        return self.model.scaled(self.model.embedding.weight[row : row + 1])
 
     def _encode(self, ids: list[int], rows: Rows) -> Tensor:
         """Encoder states (R, d) of the new tokens of `rows`."""
@@ -179,7 +182,7 @@ class Incremental:
         turn = self._turn([self.positions[row] for row in rows], encoder)
         cache = self.caches["encoder"]
         places = cache.adding(rows)
-        return stack(self._embed(ids), self.layers["encoder"], *turn, cache.keys, cache.values, places)  # type: ignore[no-any-return]
+        return stack(self._embed(ids), self.layers["encoder"], turn, cache.keys, cache.values, places)  # type: ignore[no-any-return]
 
     def _close(self, rows: Rows) -> None:
         """Makes patches of the open tokens of `rows` and sends them through the global transformer."""
@@ -204,6 +207,7 @@ class Incremental:
         turn = self._turn(positions, self.config.global_transformer)
         self.global_steps += len(rows)
         places = cache.adding(rows)
+        prefix_places = None if prefix is None else prefix.adding(rows)
         cross_turn = turn
         if decoder is not None:
             cross_turn = self._cross_turn(positions, decoder)
@@ -211,16 +215,16 @@ class Incremental:
             x,
             self.layers["global"],
             self.norms["global"],
-            *turn,
+            turn,
             cache.keys,
             cache.values,
             places,
             head,
             self.cross,
-            *cross_turn,
-            [] if prefix is None else prefix.keys,
-            [] if prefix is None else prefix.values,
-            None if prefix is None else prefix.adding(rows),
+            cross_turn,
+            None if prefix is None else prefix.keys,
+            None if prefix is None else prefix.values,
+            prefix_places,
         )
 
     def _decode(self, hidden: Tensor, rows: Rows) -> Tensor:
@@ -235,32 +239,31 @@ class Incremental:
             self.widen,
             self.layers["decoder"],
             self.norms["decoder"],
-            *turn,
+            turn,
             cache.keys,
             cache.values,
             places,
             self.head,
             self.cross,
-            *query_turn,
+            query_turn,
             prefix.keys,
             prefix.values,
             seen,
         )
 
-    def _cross_turn(self, patches: list[int], config: TransformerConfig) -> Turn:
+    def _cross_turn(self, patches: list[int], config: TransformerConfig) -> Tensor:
         """Rotations of the decoder's cross-attention at `patches`."""
         return self._turn(patches if self.config.cross_rope else [0] * len(patches), config)
 
-    def _turn(self, positions: list[int], config: TransformerConfig) -> Turn:
+    def _turn(self, positions: list[int], config: TransformerConfig) -> Tensor:
         """Rotations at `positions` (R), looked up in a table that grows as documents do."""
         key, most = (config.head_dim, config.rope_theta), max(positions)
         table = self.tables.get(key)
-        if table is None or len(table[0]) <= most:
+        if table is None or len(table) <= most:
             table = self.tables[key] = turn_table(2 * max(most, TABLE), *key, self.device)
         if min(positions) == most:
-            return table[0][most : most + 1], table[1][most : most + 1]
-        index = torch.tensor(positions, device=self.device)
-        return table[0][index], table[1][index]
+            return table[most : most + 1]
+        return table[torch.tensor(positions, device=self.device)]
 
     # Prompts
 
@@ -293,7 +296,7 @@ class Incremental:
             "decoder": KeyValues.filled(recorders["decoder"].states, local, decoder.window),
         }
         self.open = [
-            [*states[count - size : count].split(1)] if size else []
+            [states[place : place + 1] for place in range(count - size, count)]
             for states, count, size in zip(made.hidden, local, sizes, strict=True)
         ]
 

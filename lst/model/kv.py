@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 Rows = list[int]
 """Documents of a batch, ascending. Lists: for a few numbers numpy's calls cost more than the numbers."""
@@ -35,36 +36,32 @@ class Places(NamedTuple):
 class KeyValues:
     """Keys and values of a stack of layers, for B documents that grow at their own pace.
 
-    `keys`, `values`: per layer (B * G, N, D), N places. With a window W, W places are used in a ring: token n lies in
+    `keys`, `values`: (layers, B * G, N, D), N places. With a window W, W places are used in a ring: token n lies in
     place n mod W, and overwrites the one that has just left the window. Rotary positions are already in the keys, so
     the order of places does not matter, and so is D^-1/4, half of the scale of scores (the queries have the other).
     Without a window the places grow. `counts` (B): tokens seen so far.
     """
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], counts: list[int], window: int | None) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, counts: list[int], window: int | None) -> None:
         self.keys, self.values = keys, values
         self.counts = counts
         self.window = window
-        self.groups = len(keys[0]) // len(counts)
-        self.nothing = keys[0].new_zeros(())
+        self.groups = keys.shape[1] // len(counts)
+        self.nothing = keys.new_zeros(())
 
     @staticmethod
     def filled(layers: list[tuple[Tensor, Tensor]], counts: list[int], window: int | None) -> "KeyValues":
         """From keys and values (B, G, N, D) of each layer over prompts, of which the first `counts[b]` count."""
-        length = layers[0][0].shape[2]
+        batch, groups, length, width = layers[0][0].shape
         room = length + GROWTH if window is None else window
-        latest = None if length <= room else torch.from_numpy(_latest(counts, room)).to(layers[0][0].device)
-
-        def arrange(states: Tensor) -> Tensor:
-            if latest is not None:
-                index = latest[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
-                return states.gather(2, index).flatten(0, 1)
-            made = states.new_zeros(states.shape[0] * states.shape[1], room, states.shape[3])
-            made[:, :length] = states.flatten(0, 1)
-            return made
-
-        scale = layers[0][0].shape[3] ** -0.25
-        return KeyValues([arrange(k * scale) for k, _ in layers], [arrange(v) for _, v in layers], [*counts], window)
+        keys, values = (layers[0][0].new_zeros(len(layers), batch, groups, room, width) for _ in range(2))
+        for layer, (key, value) in enumerate(layers):
+            if length > room:
+                latest = torch.from_numpy(_latest(counts, room)).to(key.device)[:, None, :, None]
+                key, value = (states.gather(2, latest.expand(-1, groups, -1, width)) for states in (key, value))
+            torch.mul(key, width**-0.25, out=keys[layer, :, :, : key.shape[2]])
+            values[layer, :, :, : value.shape[2]] = value
+        return KeyValues(keys.flatten(1, 2), values.flatten(1, 2), [*counts], window)
 
     def adding(self, rows: Rows) -> Places:
         """A step in which each layer adds a token to `rows` and attends to all kept and the new one."""
@@ -87,8 +84,7 @@ class KeyValues:
     def keep(self, rows: Rows) -> None:
         """Goes on with these documents only, in this order."""
         index = self.index(rows)
-        self.keys = [states[index] for states in self.keys]
-        self.values = [states[index] for states in self.values]
+        self.keys, self.values = self.keys[:, index], self.values[:, index]
         self.counts = [self.counts[row] for row in rows]
 
     def index(self, rows: Rows) -> Tensor:
@@ -97,13 +93,10 @@ class KeyValues:
         return torch.tensor(places, device=self.nothing.device)
 
     def _grow(self, room: int) -> None:
-        have = self.keys[0].shape[1]
-        if room <= have:
-            return
-        more = max(GROWTH, have // 2, room - have)
-        for states in (self.keys, self.values):
-            for layer, old in enumerate(states):
-                states[layer] = torch.cat([old, old.new_zeros(len(old), more, old.shape[2])], dim=1)
+        have = self.keys.shape[2]
+        if room > have:
+            more = max(GROWTH, have // 2, room - have)
+            self.keys, self.values = (F.pad(states, (0, 0, 0, more)) for states in (self.keys, self.values))
 
 
 def _latest(counts: list[int], window: int) -> NDArray[np.int64]:

@@ -168,9 +168,12 @@ class LST(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings of ids (B, S) for the first module; units only, if text passes the local modules by."""
-        states: Tensor = self.embedding(tokens if self.text_embedding is None else tokens - self.unit_offset)
+        return self.scaled(self.embedding(tokens if self.text_embedding is None else tokens - self.unit_offset))
+
+    def scaled(self, embeddings: Tensor) -> Tensor:
+        """Rows of the embedding table (..., d) as the first module takes them."""
         # A tied table starts small for the head's sake; the input is scaled back up to a usual size.
-        return states * states.shape[-1] ** 0.5 if self.config.tied_heads else states
+        return embeddings * embeddings.shape[-1] ** 0.5 if self.config.tied_heads else embeddings
 
     def _predict(self, batch: PackedBatch) -> list[_Predictions]:
         """Every state that predicts a token, by the head it goes through."""

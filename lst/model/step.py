@@ -18,16 +18,16 @@ from lst.model.kv import Places
 from lst.model.linear import Linear, pack_rows
 from lst.model.local import DecoderLayer, PatchEncoder
 
-Turn = tuple[Tensor, Tensor]
-"""cos and sin of each row's position, (R, 1, head_dim) or (1, 1, head_dim); the first half of the sines is negated."""
 
+def turn_table(positions: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Rotations at positions 0.. `positions` - 1: cos and sin, (positions, 2, 1, head_dim).
 
-def turn_table(positions: int, head_dim: int, theta: float, device: torch.device) -> Turn:
-    """cos and sin of `Turn` for positions 0.. `positions` - 1, each (positions, 1, head_dim)."""
-    cos, sin = (
-        part[0] * head_dim**-0.25 for part in rotation(torch.arange(positions, device=device)[None], head_dim, theta)
-    )
-    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+    The first half of the sines is negated (see `_turned`). All are times head_dim^-1/4, so that the scores of turned
+    queries and keys are scaled.
+    """
+    cos, sin = (part[0] for part in rotation(torch.arange(positions, device=device)[None], head_dim, theta))
+    table = torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)], dim=1)
+    return table.mul_(head_dim**-0.25)
 
 
 class Matrix(NamedTuple):
@@ -163,10 +163,9 @@ def _normed(x: Tensor, norm: Norm) -> Tensor:
     return (wide * norm.weight).div_(torch.hypot(length, norm.floor)).to(x.dtype)
 
 
-def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`lst.model.kernels.rotate` for heads (R, H, D)."""
-    rolled = states.roll(states.size(-1) // 2, -1)
-    turned = (states * cos).addcmul_(rolled, sin)
+def _turned(states: Tensor, turn: Tensor) -> Tensor:
+    """`lst.model.kernels.rotate` for heads (R, H, D) by `turn` (R or 1, 2, 1, D), a part of `turn_table`."""
+    turned = (states * turn[:, 0]).addcmul_(states.roll(states.size(-1) // 2, -1), turn[:, 1])
     return turned if turned.dtype == states.dtype else turned.to(states.dtype)
 
 
@@ -204,12 +203,12 @@ def _read(query: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor
 
 
 def _token_layer(
-    x: Tensor, weights: LayerWeights, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, places: Places
+    x: Tensor, weights: LayerWeights, turn: Tensor, keys: Tensor, values: Tensor, places: Places
 ) -> Tensor:
     joined = _product(_normed(x, weights.attention_norm), weights.qkv)
     both = weights.heads + weights.kv_heads
     joined = joined.view(x.size(0), both + weights.kv_heads, -1)
-    turned = _turned(joined[:, :both], cos, sin)
+    turned = _turned(joined[:, :both], turn)
     _write(turned[:, weights.heads :], joined[:, both:], keys, values, places)
     x = _add_product(x, _read(turned[:, : weights.heads], keys, values, places), weights.out)
     gate, up = _product(_normed(x, weights.ffn_norm), weights.gate_up).chunk(2, -1)
@@ -219,42 +218,39 @@ def _token_layer(
 def _remember(
     patch: Tensor,
     weights: CrossWeights,
-    cos: Tensor,
-    sin: Tensor,
+    turn: Tensor,
     keys: Tensor,
     values: Tensor,
     places: Places,
 ) -> None:
     joined = _product(patch, weights.key_value).view(patch.size(0), 2 * weights.kv_heads, -1)
-    key = _turned(joined[:, : weights.kv_heads], cos, sin)
+    key = _turned(joined[:, : weights.kv_heads], turn)
     _write(key, joined[:, weights.kv_heads :], keys, values, places)
 
 
 def _look(
     x: Tensor,
     weights: CrossWeights,
-    cos: Tensor,
-    sin: Tensor,
+    turn: Tensor,
     keys: Tensor,
     values: Tensor,
     places: Places,
 ) -> Tensor:
     query = _product(_normed(x, weights.norm), weights.query).view(x.size(0), weights.heads, -1)
-    query = _turned(query, cos, sin)
+    query = _turned(query, turn)
     return _add_product(x, _read(query, keys, values, places), weights.out)
 
 
 def _stack(
     x: Tensor,
     layers: list[LayerWeights],
-    cos: Tensor,
-    sin: Tensor,
-    keys: list[Tensor],
-    values: list[Tensor],
+    turn: Tensor,
+    keys: Tensor,
+    values: Tensor,
     places: Places,
 ) -> Tensor:
     for number, weights in enumerate(layers):
-        x = _token_layer(x, weights, cos, sin, keys[number], values[number], places)
+        x = _token_layer(x, weights, turn, keys[number], values[number], places)
     return x
 
 
@@ -262,23 +258,21 @@ def _global_step(
     x: Tensor,
     layers: list[LayerWeights],
     norm: Norm,
-    cos: Tensor,
-    sin: Tensor,
-    keys: list[Tensor],
-    values: list[Tensor],
+    turn: Tensor,
+    keys: Tensor,
+    values: Tensor,
     places: Places,
     head: Matrix | None,
     cross: list[CrossWeights],
-    cross_cos: Tensor,
-    cross_sin: Tensor,
-    prefix_keys: list[Tensor],
-    prefix_values: list[Tensor],
+    cross_turn: Tensor,
+    prefix_keys: Tensor | None,
+    prefix_values: Tensor | None,
     prefix_places: Places | None,
 ) -> Tensor:
-    out = _normed(_stack(x, layers, cos, sin, keys, values, places), norm)
-    if prefix_places is not None:
+    out = _normed(_stack(x, layers, turn, keys, values, places), norm)
+    if prefix_keys is not None and prefix_values is not None and prefix_places is not None:
         for number, weights in enumerate(cross):
-            _remember(out, weights, cross_cos, cross_sin, prefix_keys[number], prefix_values[number], prefix_places)
+            _remember(out, weights, cross_turn, prefix_keys[number], prefix_values[number], prefix_places)
     return out if head is None else _product(out, head).float()
 
 
@@ -287,25 +281,23 @@ def _decode(
     widen: Matrix | None,
     layers: list[LayerWeights],
     norm: Norm,
-    cos: Tensor,
-    sin: Tensor,
-    keys: list[Tensor],
-    values: list[Tensor],
+    turn: Tensor,
+    keys: Tensor,
+    values: Tensor,
     places: Places,
     head: Matrix,
     cross: list[CrossWeights],
-    cross_cos: Tensor,
-    cross_sin: Tensor,
-    prefix_keys: list[Tensor],
-    prefix_values: list[Tensor],
+    cross_turn: Tensor,
+    prefix_keys: Tensor,
+    prefix_values: Tensor,
     prefix_places: Places,
 ) -> Tensor:
     if widen is not None:
         x = _product(x, widen)
     for number, weights in enumerate(layers):
         seen_keys, seen_values = prefix_keys[number], prefix_values[number]
-        x = _look(x, cross[number], cross_cos, cross_sin, seen_keys, seen_values, prefix_places)
-        x = _token_layer(x, weights, cos, sin, keys[number], values[number], places)
+        x = _look(x, cross[number], cross_turn, seen_keys, seen_values, prefix_places)
+        x = _token_layer(x, weights, turn, keys[number], values[number], places)
     return _product(_normed(x, norm), head).float()
 
 
