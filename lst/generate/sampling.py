@@ -100,11 +100,11 @@ def choose(logits: NDArray[np.float32], allowed: Ids, config: GenerateConfig, un
     smallest id."""
     if config.greedy:
         return int(allowed[logits[allowed].argmax()])
-    scores = np.divide(logits[allowed], config.temperature, dtype=np.float64)
+    costs = np.divide(logits[allowed], -config.temperature, dtype=np.float64)
     # From the likeliest down; a stable order, so that equal logits do not depend on the sorting algorithm.
-    order = np.negative(scores).argsort(kind="stable")[: config.top_k]
-    scores = scores[order]
-    sums = np.exp(scores - scores[0]).cumsum()
+    order = costs.argsort(kind="stable")[: config.top_k]
+    costs = costs[order]
+    sums = np.exp(costs[0] - costs).cumsum()
     keep = len(order)
     if config.top_p is not None:
         # The smallest set that reaches top_p: the token that crosses the line is in it.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALL = (1 << 18) - 1
-"""Weights of a matrix up to which one row is better multiplied by plain columns: there oneDNN's call takes longer than
-its faster reading saves (benchmarks/NOTES.md)."""
+NARROW, SMALL = 256, 1 << 19
+"""Inputs or outputs, and weights, up to which a matrix is better multiplied with one row by columns than packed: a call of
+oneDNN then takes longer than its faster reading saves (benchmarks/NOTES.md)."""
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ def pack_rows(layer: Linear, first: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _laid_out(weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    columns = weight.T.contiguous() if weight.numel() <= SMALL else None
-    return torch.ops.mkldnn._reorder_linear_weight(weight, 1), columns
+    small = min(weight.shape) <= NARROW and weight.numel() <= SMALL
+    return torch.ops.mkldnn._reorder_linear_weight(weight, 1), weight.T.contiguous() if small else None
 
 
 class _Product(torch.autograd.Function):
