@@ -58,6 +58,7 @@ class Incremental:
         """The first id that has logits after a step; those before it have -inf."""
         self.device = next(model.parameters()).device
         self.never = torch.full((1, self.first), -torch.inf, device=self.device)
+        """What they have."""
         self.caches: dict[str, KeyValues] = {}
         self.positions: list[int] = []
         """Tokens of each document so far."""
@@ -164,7 +165,7 @@ class Incremental:
             cache.keep([*rows])
         self.positions = [self.positions[row] for row in rows]
         if self.model.encoder is not None:
-            self.open = [self.open[row] for row in rows]
+            self.open = [[*self.open[row]] for row in rows]
 
     # One token
 

@@ -55,10 +55,10 @@ class KeyValues:
         batch, groups, length, width = layers[0][0].shape
         room = length + GROWTH if window is None else window
         keys, values = (layers[0][0].new_zeros(len(layers), batch, groups, room, width) for _ in range(2))
-        for layer, (key, value) in enumerate(layers):
-            if length > room:
-                latest = torch.from_numpy(_latest(counts, room)).to(key.device)[:, None, :, None]
-                key, value = (states.gather(2, latest.expand(-1, groups, -1, width)) for states in (key, value))
+        latest = torch.from_numpy(_latest(counts, room)).to(keys.device)[:, None, :, None].expand(-1, groups, -1, width)
+        for layer, states in enumerate(layers):
+            # Over a window, each of its places has the latest token that belongs there.
+            key, value = states if length <= room else (part.gather(2, latest) for part in states)
             torch.mul(key, width**-0.25, out=keys[layer, :, :, : key.shape[2]])
             values[layer, :, :, : value.shape[2]] = value
         return KeyValues(keys.flatten(1, 2), values.flatten(1, 2), [*counts], window)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NARROW, SMALL = 256, 1 << 19
-"""Inputs or outputs, and weights, up to which a matrix is better multiplied with one row by columns than packed: a call of
-oneDNN then takes longer than its faster reading saves (benchmarks/NOTES.md)."""
+"""Inputs or outputs, and weights, up to which plain columns are better for one row than the packed matrix: there a call
+of oneDNN takes longer than its faster reading saves (benchmarks/NOTES.md)."""
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Linear(nn.Linear):
         self.packed: Tensor | None = None
         """What `pack` made of the weight."""
         self.columns: Tensor | None = None
-        """The transposed weight (in, out), which `pack` adds if it is small: for products with one row."""
+        """The transposed weight (in, out), which `pack` adds if it is small: for one row (`lst.model.step`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None:
@@ -47,8 +47,9 @@ class Linear(nn.Linear):
 def pack(model: nn.Module) -> None:
     """Lays out the weights of `model`'s linear layers for inference on a CPU; elsewhere it does nothing.
 
-    A product with one row reads every weight once; laid out in the order of reading, that takes half the time. The
-    layers give up their `weight`: the model can no longer be trained, saved or moved.
+    A product with one row reads every weight once; laid out in the order of reading, that takes half the time. Small
+    matrices are kept as `columns` besides. The layers give up their `weight`: the model can no longer be trained, saved
+    or moved.
     """
     for layer in model.modules():
         if isinstance(layer, Linear) and layer.packed is None and _onednn_does(layer.weight):

@@ -191,7 +191,7 @@ def _read(query: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor
         seen_keys, seen_values = seen_keys.index_select(0, index), seen_values.index_select(0, index)
     # Query heads that share a key head stand as several queries of it: nothing is repeated.
     grouped = query.reshape(seen_keys.size(0), -1, width)
-    # Keys times queries, not queries times keys: MKL copies a transposed right-hand side.
+    # Keys times queries, not queries times keys: for one query MKL is faster so (benchmarks/NOTES.md).
     scores = torch.bmm(seen_keys, grouped.transpose(1, 2)).transpose(1, 2)
     if bias is not None:
         scores = scores + bias

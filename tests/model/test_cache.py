@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lst.data.batch import pack_examples
-from lst.model import LST
+from lst.model import LST, linear
 from lst.model.cache import Incremental
 from lst.model.linear import pack
 from tests.model.support import VOCABULARY, document, make, static_example, tiny_model
@@ -106,15 +106,19 @@ def test_an_aligned_prompt_goes_on_in_static_patches() -> None:
         close(logits[0], expected[len(tokens) - 1 + n])
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("layout", ["plain", "packed", "columns"])
 @pytest.mark.parametrize(("mode", "changes"), VARIANTS, ids=IDS)
-def test_logits_of_speech_alone(mode: str, changes: dict[str, Any], packed: bool) -> None:
+def test_logits_of_speech_alone(
+    mode: str, changes: dict[str, Any], layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The smaller head gives the whole one's logits of controls and units, and -inf to text."""
+    if layout == "packed":
+        monkeypatch.setattr(linear, "SMALL", 0)
     model = tiny_model(mode, **changes)
     size = 1 if mode == "none" else 4
     tokens = document(np.random.default_rng(7), -9)
     expected = full(model, tokens, size)
-    if packed:
+    if layout != "plain":
         pack(model)
     cached = Incremental(model, size, only_speech=True)
     cached.start([static_example(tokens[:3], size)])
@@ -137,6 +141,20 @@ def test_batched_equals_alone() -> None:
         tokens = rng.integers(0, VOCABULARY.size, 3)
         joined = together.step(tokens)
         close(joined, torch.cat([cache.step(tokens[n : n + 1]) for n, cache in enumerate(alone)]))
+
+
+def test_documents_branch() -> None:
+    """A document kept twice goes on in two ways, in the middle of a patch (as beam search does)."""
+    rng = np.random.default_rng(8)
+    model = tiny_model("static")
+    start = document(rng, -6)
+    ways = [np.concatenate([start, VOCABULARY.from_units(rng.integers(0, 19, 7).astype(np.uint16))]) for _ in range(2)]
+    cached = Incremental(model)
+    cached.start([static_example(start, 4)])
+    cached.keep([0, 0])
+    for n in range(len(start), len(ways[0])):
+        found = cached.step([int(way[n]) for way in ways])
+    close(found, torch.stack([full(model, way, 4)[-1] for way in ways]))
 
 
 def test_a_document_may_begin_with_a_unit() -> None:
