@@ -14,7 +14,9 @@ for name in en-us en-us+f2 en-us+f4 en-us+m1 en-us+m3 en-us+Andrea en-us+Michael
     voices+=(--voice "espeak-ng:$name")
 done
 python "$here/make_corpus.py" text "$text" "$corpus"
-python "$here/make_corpus.py" speak "$corpus" --hours 24 "${voices[@]}" --voice "$piper" \
+# Piper's voice reads a quarter: it is the vocoder's voice.
+python "$here/make_corpus.py" speak "$corpus" --hours 26 "${voices[@]}" \
+    --voice "$piper" --voice "$piper" --voice "$piper" --voice "$piper" \
     --unmet-voice espeak-ng:en-us+m7 --unmet-voice espeak-ng:en-us+Annie
 python "$here/make_corpus.py" recordings "$corpus" "$speech"/*/
 

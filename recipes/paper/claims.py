@@ -33,16 +33,19 @@ def claims_table(found: "Found") -> str:
     return "\n".join(lines) + "\n"
 
 
-def lower_loss(loss: str, better: str, worse: str, tier: str = "") -> Callable[["Found"], Verdict]:
-    """The arm `better` ends with a lower held-out loss than `worse`."""
+def lower_loss(
+    loss: str, better: str, worse: str, tier: str = "", *, only: bool = False
+) -> Callable[["Found"], Verdict]:
+    """The arm `better` ends with a lower held-out loss than `worse`; `only`: no other tier can say so."""
 
     def judge(found: "Found") -> Verdict:
-        sides = [found.arm(name, tier) for name in (better, worse)]
+        used = tier if only else found.tier((better, worse), tier)
+        sides = [found.arm(name, used) for name in (better, worse)]
         values = [[run.losses[loss] for run in side if loss in run.losses] for side in sides]
         if not all(values):
             return Verdict(NOT_RUN, _absent(found, (better, worse), tier))
         means = [statistics.fmean(side) for side in values]
-        numbers = f"{LABELS[loss]}: {better} {means[0]:.3f}, {worse} {means[1]:.3f}"
+        numbers = f"{LABELS[loss]}: {better} {means[0]:.3f}, {worse} {means[1]:.3f}{_budget(used, tier)}"
         error = _standard_error(found, loss, values)
         if error is None:
             return Verdict(UNDECIDED, f"{numbers}; one seed, and nothing that says how far seeds lie apart")
@@ -55,17 +58,21 @@ def lower_loss(loss: str, better: str, worse: str, tier: str = "") -> Callable[[
 
 
 def _standard_error(found: "Found", loss: str, values: Sequence[Sequence[float]]) -> float | None:
-    """Of the difference of means over seeds. Where an arm has one seed, seeds vary as in the first tier."""
+    """Of the difference of means over seeds. Where an arm has one seed, seeds vary as in arms that have several."""
     if min(len(side) for side in values) >= 2:
         return float(sum(statistics.variance(side) / len(side) for side in values) ** 0.5)
-    first: dict[str, list[float]] = {}
+    seeds: dict[tuple[str, str], list[float]] = {}
     for run in found.runs:
-        if not run.tier and loss in run.losses:
-            first.setdefault(run.arm, []).append(run.losses[loss])
-    variances = [statistics.variance(side) for side in first.values() if len(side) > 1]
+        if run.tier in ("", "first") and loss in run.losses:
+            seeds.setdefault((run.tier, run.arm), []).append(run.losses[loss])
+    variances = [statistics.variance(side) for side in seeds.values() if len(side) > 1]
     if not variances:
         return None
     return float((statistics.fmean(variances) * sum(1 / len(side) for side in values)) ** 0.5)
+
+
+def _budget(used: str, wanted: str) -> str:
+    return " (at a tenth of the budget)" if used != wanted else ""
 
 
 def higher_score(
@@ -74,13 +81,14 @@ def higher_score(
     """The arm `better` scores higher than `worse`; `at_least`: or the same, within three points."""
 
     def judge(found: "Found") -> Verdict:
-        sides = [[run for run in found.arm(name, tier) if benchmark in run.scores] for name in (better, worse)]
+        used = found.tier((better, worse), tier)
+        sides = [[run for run in found.arm(name, used) if benchmark in run.scores] for name in (better, worse)]
         if not all(sides):
             return Verdict(NOT_RUN, _absent(found, (better, worse), tier))
         rows = _paired(sides, benchmark, mode)
         if not rows:
             return Verdict(NOT_RUN, f"no {mode} on {benchmark}")
-        numbers = "; ".join(_row(row, better, worse) for row in rows)
+        numbers = "; ".join(_row(row, better, worse) for row in rows) + _budget(used, tier)
         head = next(row for row in rows if row["is_headline"])
         if at_least and head["low"] > -0.03:
             return Verdict(REPRODUCED, numbers)
@@ -205,7 +213,7 @@ CLAIMS: list[tuple[str, str, Callable[["Found"], Verdict]]] = [
     (
         "Table 3",
         "static beats base at equal global units, speech loss",
-        lower_loss("speech", "static", "base", "quarter"),
+        lower_loss("speech", "static", "base", "quarter", only=True),
     ),
     (
         "Table 3, FLOPs counted",

@@ -187,14 +187,12 @@ def write_table(folder: Path, passages: Sequence[Passage]) -> tuple[int, float]:
 
 
 def add_recordings(out: Path, folders: Sequence[Path]) -> None:
-    """A table of each corpus with what is not from a held-out story; `audio` in it points to the recordings."""
+    """A table of each corpus with what is not from a held-out story; links below `audio` lead to the recordings."""
     forbidden = held_out_sentences(out)
     for source in folders:
         folder = out / "speech" / source.name
         folder.mkdir(parents=True, exist_ok=True)
-        audio = folder / "audio"
-        audio.unlink(missing_ok=True)
-        audio.symlink_to(source.resolve(), target_is_directory=True)
+        link_recordings(source, folder / "audio")
         with (source / "transcripts.tsv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
         kept = [row for row in rows if not any(bare(part) in forbidden for part in sentences(row["text"]))]
@@ -204,6 +202,17 @@ def add_recordings(out: Path, folders: Sequence[Path]) -> None:
         hours = sum(float(row["seconds"]) for row in kept) / 3600
         print(f"{source.name}: {len(kept):,} of {len(rows):,} utterances, {hours:.2f} h")
     write_card(out)
+
+
+def link_recordings(source: Path, audio: Path) -> None:
+    """`audio` with a link to all that lies in `source` but its table, whose rows would be read beside ours."""
+    if audio.is_symlink():
+        audio.unlink()
+    audio.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        link = audio / path.name
+        if path.name != "transcripts.tsv" and not link.is_symlink():
+            link.symlink_to(path.resolve(), target_is_directory=path.is_dir())
 
 
 def held_out_sentences(out: Path) -> set[str]:

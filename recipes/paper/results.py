@@ -36,8 +36,8 @@ COSTS = ("steps", "flops", "global_units", "units", "text_tokens", "minutes")
 TIERS = {
     "": "full budget",
     "quarter": "a quarter of it, the same number of global units for all",
-    "data": "a quarter of it, the same data for all",
-    "first": "a tenth of it: a first look, one seed",
+    "first": "a tenth of it",
+    "data": "about a tenth of it, the same data for all",
     "sweep": "learning rates",
     "size": "sizes",
 }
@@ -74,6 +74,11 @@ class Found:
     def arm(self, arm: str, tier: str = "") -> list[Run]:
         """The seeds of an arm."""
         return [run for run in self.runs if (run.arm, run.tier) == (arm, tier)]
+
+    def tier(self, arms: Sequence[str], wanted: str = "") -> str:
+        """The tier in which these arms can be compared: the wanted one, else the first look, where all are there."""
+        whole = [tier for tier in (wanted, "first") if wanted != "data" and all(self.arm(arm, tier) for arm in arms)]
+        return whole[0] if whole else wanted
 
 
 def main(directory: Path, docs: Path) -> None:
@@ -243,7 +248,7 @@ def rates_table(found: Found) -> str:
     for arm in dict.fromkeys(run.arm for run in sweep):
         losses = {run.lr: run.loss for run in sorted(sweep, key=lambda run: run.lr) if run.arm == arm}
         best = min(losses, key=lambda lr: losses[lr] or 0.0)
-        config: Any = used.get(f"{arm}-0", used.get(f"quarter-{arm}-0"))
+        config: Any = next(used[name] for name in (f"{arm}-0", f"quarter-{arm}-0", f"first-{arm}-0") if name in used)
         rate = float(config.optimizer.lr)
         tried = ", ".join(f"{lr:g}: {loss:.4f}" for lr, loss in losses.items())
         rows.append([arm, tried, f"{best:g}", f"{rate:g}" + ("" if rate == best else ", **not the best**")])

@@ -128,6 +128,8 @@ def test_recordings_of_held_out_sentences_are_left_out(corpus: Any, texts: Path,
     corpus.add_recordings(texts, [folder])
     with (texts / "speech" / "read" / "transcripts.tsv").open() as file:
         assert [row["file"] for row in csv.DictReader(file, delimiter="\t")] == ["audio/b.flac", "audio/c.flac"]
+    tables = sorted((texts / "speech" / "read").rglob("transcripts.tsv"))
+    assert tables == [texts / "speech" / "read" / "transcripts.tsv"]  # the source's own would bring the rows back
     card = json.loads((texts / "speech" / "corpus.json").read_text())
     assert card["provenance"] == [{"corpus": "read", "licence": "not stated", "path": "read"}]
 

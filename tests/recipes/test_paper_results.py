@@ -93,6 +93,18 @@ def test_losses_that_go_the_other_way_are_not_reproduced(results: Any, tmp_path:
     assert claims.lower_loss("speech", "static", "base")(one).word == claims.UNDECIDED
 
 
+def test_where_the_full_budget_was_not_run_a_tenth_of_it_speaks_and_says_so(results: Any, tmp_path: Path) -> None:
+    first = {f"first-{name}": model for name, model in THREE.items() if not name.startswith("quarter")}
+    found = results.read(make_run(tmp_path, first))
+    claims = importlib.import_module("claims")
+    verdict = claims.lower_loss("speech", "static", "base")(found)
+    assert verdict.word == claims.REPRODUCED
+    assert "(at a tenth of the budget); difference -10.000" in verdict.numbers
+    assert claims.lower_loss("speech", "static", "base", "quarter", only=True)(found).word == claims.NOT_RUN
+    both = results.read(make_run(tmp_path / "both", first | THREE))
+    assert "tenth" not in claims.lower_loss("speech", "static", "base")(both).numbers
+
+
 def test_the_sweep_says_which_rate_is_best(results: Any, tmp_path: Path) -> None:
     models = {"sweep-base-2e-3": ("none", 0, 99.0), "sweep-base-16e-3": ("none", 0, 80.0)}
     found = results.read(make_run(tmp_path, models, sweep_base_2e_3=2e-3, sweep_base_16e_3=1.6e-2))
