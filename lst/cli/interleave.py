@@ -17,6 +17,7 @@ def interleave(
     tokenizer: Path = typer.Option(None, help="A SentencePiece .model file to use instead."),
     valid_fraction: float = typer.Option(None, help="Share of texts held out for validation."),
     held_out: list[str] = typer.Option([], help="A folder or speaker held out as a whole. May be repeated."),
+    only: list[str] = typer.Option([], help="Only this folder or speaker. May be repeated."),
     preview: int = typer.Option(0, min=0, metavar="N", help="Print the first N documents as training would read them."),
     workers: int = typer.Option(1, min=1, help="Processes."),
     max_rejected: float = typer.Option(1.0, help="Fail if more than this share of the rows is rejected."),
@@ -42,7 +43,7 @@ def interleave(
     if valid_fraction is not None and not 0 <= valid_fraction < 1:
         raise UsageError(f"--valid-fraction must be at least 0 and below 1, not {valid_fraction:g}.")
     fraction = {} if valid_fraction is None else {"valid_fraction": valid_fraction}
-    config = InterleaveConfig.model_validate({"held_out": held_out, **fraction})
+    config = InterleaveConfig.model_validate({"held_out": held_out, "only": only, **fraction})
     with stage_progress("interleave") as progress:
         manifest = run(
             aligned, source, out, config, workers=workers, progress=progress, force=force, max_rejected=max_rejected

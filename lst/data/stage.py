@@ -47,9 +47,14 @@ class InterleaveConfig(StageConfig):
         default=[], description="folders (a part of the ids) and speakers that go to the validation split as a whole"
     )
 
+    only: list[str] = Field(
+        default=[], description="folders and speakers that are taken, such as the voice that a model is to speak with"
+    )
+
     def as_json(self) -> dict[str, Any]:
-        """The settings; an empty `held_out` is left out: it is what there was before there was the key."""
-        return super().as_json() if self.held_out else self.model_dump(mode="json", exclude={"held_out"})
+        """The settings; an empty `held_out` or `only` is left out: it is what there was before there was the key."""
+        empty = {name for name in ("held_out", "only") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude=empty)
 
 
 def interleave_spec(aligned: Manifest, text: Manifest | Path, config: InterleaveConfig) -> StageSpec:
@@ -140,7 +145,7 @@ def split_of(words: list[str], valid_fraction: float) -> str:
     return "valid" if int.from_bytes(digest[:8], "big") < valid_fraction * 2**64 else "train"
 
 
-def is_held_out(row_id: str, speaker: str, names: Sequence[str]) -> bool:
+def is_named(row_id: str, speaker: str, names: Sequence[str]) -> bool:
     """Whether one of `names` is the speaker of a row or a folder in its id (`corpus/FOLDER/…/file#0`)."""
     return not {speaker, *row_id.split("/")[:-1]}.isdisjoint(names)
 
@@ -160,6 +165,8 @@ class _Worker:
         totals = dict.fromkeys(("hours", "units", "words", "tokens", "train_rows", "valid_rows"), 0.0)
         for batch in read_table(load_manifest(self.aligned), shard).to_batches(max_chunksize=256):
             for row in batch.to_pylist():
+                if self.config.only and not is_named(row["id"], row["speaker"], self.config.only):
+                    continue
                 problem = _problem(row)
                 if problem is not None:
                     rejected.append(Rejection(row["id"], *problem))
@@ -168,7 +175,7 @@ class _Worker:
                 tokens, spans = tokenizer.encode_words(words)
                 row["tokens"] = tokens
                 row["token_spans"] = [{"start": start, "end": end} for start, end in spans]
-                held_out = is_held_out(row["id"], row["speaker"], self.config.held_out)
+                held_out = is_named(row["id"], row["speaker"], self.config.held_out)
                 row["split"] = "valid" if held_out else split_of(words, self.config.valid_fraction)
                 rows.append(row)
                 totals["hours"] += row["duration_s"] / 3600

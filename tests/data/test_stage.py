@@ -86,6 +86,10 @@ def test_folders_and_speakers_are_held_out_as_a_whole(tmp_path: Path) -> None:
     assert {row["id"] for row in iter_rows(pairs) if row["split"] == "valid"} == {"c/quiet/a/1.wav#0", "c/2.wav#0"}
     assert interleave_spec(aligned, text, config).config["held_out"] == ["quiet", "ann"]
     assert "held_out" not in interleave_spec(aligned, text, InterleaveConfig()).config
+    one = interleave(aligned, text, tmp_path / "one", InterleaveConfig(valid_fraction=0, only=["quiet", "ann"]))
+    assert {row["id"] for row in iter_rows(one)} == {"c/quiet/a/1.wav#0", "c/2.wav#0"}
+    assert len(one.shards) == len(pairs.shards)  # some of them empty
+    assert "only" not in interleave_spec(aligned, text, config).config
 
 
 def test_equal_texts_are_on_one_side() -> None:
