@@ -76,6 +76,7 @@ def open_stream(
         vocabulary,
         patching,
         config.spans,
+        pieces=config.pieces,
         seed=config.seed,
         limit=config.budget,
         piece_weights=piece_weights(tokenizer) if along_pieces else None,

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from pydantic import Field
 
 from lst.config import StageConfig
-from lst.data.interleaving import DocumentMaker, Plan, SpanConfig, Task
+from lst.data.interleaving import DocumentMaker, PieceConfig, Plan, SpanConfig, Task
 from lst.data.mixture import Mixture, MixtureConfig
 from lst.data.packing import Packer
 from lst.data.patching import PatchingConfig
@@ -40,8 +40,13 @@ class DataConfig(StageConfig):
     seed: int = Field(default=0, ge=0, description="of shuffling, interleaving and the choice of patching")
     mixture: MixtureConfig = Field(default=MixtureConfig(), description="shares of speech and text")
     spans: SpanConfig = Field(default=SpanConfig(), description="lengths of interleaved spans")
+    pieces: PieceConfig | None = Field(default=None, description="asr, tts: cut some utterances; null: none")
     pool: int = Field(default=64, ge=1, description="documents that wait for packing, at least")
     shuffle_shards: int = Field(default=16, ge=1, description="shards whose rows are shuffled among each other")
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; `pieces` is left out where it is null: it is what there was before there was the key."""
+        return self.model_dump(mode="json", exclude={"pieces"} if self.pieces is None else None)
 
 
 class Horizon(NamedTuple):

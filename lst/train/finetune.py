@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lst.config import StageConfig
+from lst.data.interleaving import PieceConfig
 from lst.data.mixture import MixtureConfig
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, merge_provenance, parse_schema
@@ -74,6 +75,9 @@ class FinetuneConfig(TrainerConfig):
         description="held-out utterances whose error rates every validation gives; null: 8 for asr, 0 for tts",
     )
     best: Literal["loss", "wer", "cer"] = Field("loss", description="what the best validation is the lowest in")
+    pieces: PieceConfig | None = Field(
+        None, description="of a share of the utterances a few words instead of all; null: all words always"
+    )
     lora: Lora | None = Field(None, description="train low-rank changes of the linear layers; null: all weights")
 
     @model_validator(mode="after")
@@ -81,6 +85,11 @@ class FinetuneConfig(TrainerConfig):
         if self.lora is not None and self.parallel == "fsdp":
             raise ValueError("lora goes with parallel: ddp; sharded layers have no weight to change")
         return self
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; `pieces` is left out where it is null: it is what there was before there was the key."""
+        settings = super().as_json()
+        return {key: value for key, value in settings.items() if key != "pieces" or value is not None}
 
     @field_validator("lora", mode="before")
     @classmethod
@@ -154,6 +163,7 @@ def _train(
         config=config,
         patching=patching,
         mixture=MixtureConfig(speech=1, text=0),
+        pieces=config.pieces,
         vocabulary=model_config.vocabulary,
         task=config.task,
         unit_bpe=unit_bpe,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lst.data.interleaving import SpanConfig, Task
+from lst.data.interleaving import PieceConfig, SpanConfig, Task
 from lst.data.loader import open_stream, vocabulary_of
 from lst.data.mixture import MixtureConfig
 from lst.data.patching import PatchingConfig
@@ -34,6 +34,7 @@ class DataSpec:
     mixture: MixtureConfig
     vocabulary: Vocabulary
     spans: SpanConfig = field(default_factory=SpanConfig)
+    pieces: PieceConfig | None = None
     task: Task = "interleaved"
     unit_bpe: "UnitBpe | None" = None
 
@@ -42,7 +43,7 @@ class DataSpec:
         return open_stream(
             self.pairs,
             self.text,
-            self._layout(self.mixture),
+            self._layout(self.mixture).model_copy(update={"pieces": self.pieces}),
             self.patching,
             task=self.task,
             horizon=horizon,

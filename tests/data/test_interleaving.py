@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lst.data.interleaving import DocumentMaker, SpanConfig, Utterance, draw_spans
+from lst.data.interleaving import DocumentMaker, PieceConfig, SpanConfig, Utterance, draw_spans
 from lst.data.patching import Example, PatchingConfig
 from lst.data.random import Permutation, generator, uniforms
 from lst.data.unit_bpe import UnitBpe, train_unit_bpe
@@ -146,6 +146,29 @@ def test_fine_tuning_documents(seed: int, words: int, mode: str) -> None:
         check(example)
         assert example.tokens.tolist() == expected
         assert np.flatnonzero(example.loss_mask).tolist() == list(range(first_target, len(expected)))
+
+
+@given(seed=seeds, words=st.integers(1, 40), most=st.integers(1, 12), mode=st.sampled_from(MODES))
+def test_a_piece_is_some_words_with_their_own_units(seed: int, words: int, most: int, mode: str) -> None:
+    row = utterance(np.random.default_rng(seed), words)
+    make = maker(mode, seed=seed, pieces=PieceConfig(share=1.0, max_words=most))
+    spans = set()
+    for epoch in range(4):
+        heard, said = (make.utterance(task, row, epoch=epoch, aligned_probability=0.5) for task in ("asr", "tts"))
+        check(heard.build())
+        first, last = make._piece(row, epoch)
+        assert 1 <= last - first <= most
+        for plan in (heard, said):
+            text, speech = (next(p.ids for p in plan.segments if p.kind == kind) for kind in ("text", "speech"))
+            low, high = row.token_range(first, last)
+            assert (text == row.tokens[low:high]).all()
+            low, high = row.unit_range(first, last)
+            assert (speech == row.units[low:high]).all()
+        spans.add((first, last))
+    assert words < 20 or len(spans) > 1
+    whole = maker(mode, seed=seed, pieces=PieceConfig(share=0.0))
+    assert whole.utterance("asr", row).tokens == maker(mode, seed=seed).utterance("asr", row).tokens
+    assert make.utterance("interleaved", row).tokens == maker(mode, seed=seed).utterance("interleaved", row).tokens
 
 
 def test_speech_only_share() -> None:

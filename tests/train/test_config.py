@@ -174,3 +174,10 @@ def test_learning_rate_stays_within_bounds(steps: int, progress: float, final: f
     assert 0 <= value <= 1 + 1e-12
     if steps >= warmup:
         assert value >= final - 1e-12
+
+
+def test_pieces_count_only_where_they_are_asked_for() -> None:
+    """Models fine-tuned before there was the key keep their content id."""
+    assert "pieces" not in FinetuneConfig(task="asr").as_json()
+    settings = FinetuneConfig.model_validate({"task": "tts", "pieces": {"share": 0.8}}).as_json()
+    assert settings["pieces"] == {"share": 0.8, "max_words": 8}
