@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import soundfile
 
+from lst.assets import find_by_fingerprint
 from lst.audio.stage import IngestConfig, ingest
-from lst.manifest import iter_rows
+from lst.manifest import iter_rows, load_manifest
+from lst.manifest.inspect import verify_manifest
+from lst.pipeline.recipe import load_recipe
 from tests.evaluate.test_make_benchmark import PROGRAM
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
@@ -188,3 +191,27 @@ def test_the_commands_say_what_they_do() -> None:
     for name in ("make_corpus.py", "make_benchmarks.py"):
         done = subprocess.run([sys.executable, PAPER / name, "--help"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+SHIPPED = Path(__file__).parents[2] / "data_manifests" / "paper"
+
+
+@pytest.mark.parametrize("name", ["aligned", "topic-storycloze", "storycloze", "spoken-word", "grammar"])
+def test_what_is_shipped_is_whole_and_fits_together(name: str) -> None:
+    assert verify_manifest(SHIPPED / name) == []
+    manifest = load_manifest(SHIPPED / name)
+    assert manifest.fingerprints["tokenizer"] == load_manifest(SHIPPED / "aligned").fingerprints["tokenizer"]
+    assert find_by_fingerprint(manifest.fingerprints["tokenizer"], "tokenizer") is not None  # units of one that is here
+    if name == "aligned":
+        assert manifest.totals["rows"] == manifest.rows
+        assert sum(row["duration_s"] for row in iter_rows(manifest)) > 30 * 3600
+    else:
+        assert manifest.rows >= 1000  # for intervals of three points
+
+
+def test_the_recipe_takes_its_speech_from_what_is_shipped() -> None:
+    stages = load_recipe(PAPER / "all.yaml").stages
+    assert {
+        stages[name].kind_name for name in ("align", "topic-storycloze", "storycloze", "spoken-word", "grammar")
+    } == {"made"}
+    assert stages["first-base-0"].config.optimizer.lr != stages["first-static-0"].config.optimizer.lr
