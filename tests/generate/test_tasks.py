@@ -234,10 +234,10 @@ def test_the_vocoder_is_the_one_made_for_the_units(plain: Session, monkeypatch: 
         return Beeper()
 
     monkeypatch.setattr(lst.vocoder, "load_vocoder", load)
-    monkeypatch.setattr(loading, "find_vocoder", lambda tokenizer, linear: Path("matching"))
+    monkeypatch.setattr(loading, "find_vocoder", lambda tokenizer, fitted: Path("matching"))
     open_vocoder(plain)
     open_vocoder(plain, "mine")
     assert asked == [("matching", TOKENIZER), ("mine", TOKENIZER)]
-    monkeypatch.setattr(loading, "find_vocoder", lambda tokenizer, linear: None)
+    monkeypatch.setattr(loading, "find_vocoder", lambda tokenizer, fitted: None)
     with pytest.raises(LstError, match=r"No vocoder.*tttttttttttt.*lst train-vocoder"):
         open_vocoder(plain)
