@@ -188,12 +188,24 @@ def test_a_setting_that_is_a_path_is_relative_to_the_recipe(tmp_path: Path, monk
 PAPER = sorted((Path(__file__).parents[2] / "recipes" / "paper").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", [path for path in PAPER if path.stem != "training"], ids=lambda path: path.stem)
+SHARED = [path for path in PAPER if path.stem not in ("training", "speech")]  # settings alone; a run of its own
+
+
+@pytest.mark.parametrize("path", SHARED, ids=lambda path: path.stem)
 def test_the_recipes_of_the_paper_are_sound_and_share_a_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     recipe, everything = load_recipe(path), load_recipe(path.with_name("all.yaml"))
     assert recipe.name == "paper"
     assert {name: everything.stages[name] for name in recipe.stages} == recipe.stages
+
+
+def test_the_papers_speech_is_made_as_the_corpus_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    paper = PAPER[0].parent
+    speech, corpus = load_recipe(paper / "speech.yaml"), load_recipe(paper / "corpus.yaml")
+    assert speech.name != corpus.name  # what it makes must not replace the shipped stages of the other run
+    made = {name for name, stage in corpus.stages.items() if stage.kind_name == "made"}
+    assert made == speech.stages.keys() - {"ingest", "tokenize-audio"}
 
 
 def test_the_model_in_the_box_is_made_from_the_papers_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
