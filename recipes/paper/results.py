@@ -114,12 +114,16 @@ def read(directory: Path) -> Found:
     """The finished stages below a run's directory."""
     stages = stage_manifests(directory)
     seconds = {name: entry["seconds"] for name, entry in read_runs(directory)["stages"].items()}
-    runs = [_run(name, manifest, seconds[name]) for name, manifest in stages.items() if manifest.stage == "pretrain"]
+    wanted = load_recipe(
+        RECIPE
+    ).stages  # beside them there may be other models of this corpus, such as the one in the box
+    trained = {name: made for name, made in stages.items() if made.stage == "pretrain" and name in wanted}
+    runs = [_run(name, made, seconds[name]) for name, made in trained.items()]
     for run in runs:
         for benchmark in BENCHMARKS:
             if f"{run.name}-{benchmark}" in stages:
                 run.scores[benchmark] = stages[f"{run.name}-{benchmark}"]
-    return Found(runs, stages, list(load_recipe(RECIPE).stages))
+    return Found(runs, stages, list(wanted))
 
 
 def _run(name: str, manifest: Manifest, seconds: float) -> Run:
