@@ -4,7 +4,8 @@
     asr/          fine-tuned to recognise
     tts/          fine-tuned to speak
 
-`lst-nano` ships with lst. A name (`lst-nano`) means the part that the command needs, `lst-nano/asr` that part.
+A name (`lst-nano`) means the part that the command needs, `lst-nano/asr` that part. lst does not ship `lst-nano` yet
+(docs/assets.md): `recipes/assets/lst_nano.py` puts it among the embedded assets.
 """
 
 from dataclasses import dataclass

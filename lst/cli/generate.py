@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def transcribe(
-    model: Path | None = typer.Option(None, help="Model fine-tuned for asr (default: lst-nano/asr, in the box)."),
+    model: Path | None = typer.Option(None, help="Model fine-tuned for asr (default: lst-nano/asr, where it is)."),
     recordings: list[Path] = typer.Argument(..., metavar="WAV...", help="Sound files of any rate and length."),
     tokenizer: str | None = TOKENIZER,
     max_tokens: int = typer.Option(300, min=1, help="Longest transcript, in text tokens."),
@@ -38,15 +38,13 @@ def transcribe(
 ) -> None:
     """Write down what is said in recordings, one line each: the path, a tab, the text.
 
-    Example: lst transcribe a.wav b.flac
-
-    With a model of yours: lst transcribe --model out/asr a.wav
+    Example: lst transcribe --model out/asr a.wav b.flac
     """
     from lst.cli.common import emit_json, err, model_directory, stage_progress
     from lst.errors import LstError
+    from lst.generate.recognition import TRANSCRIBE
+    from lst.generate.recognition import transcribe as run
     from lst.generate.session import open_session
-    from lst.generate.tasks import TRANSCRIBE
-    from lst.generate.tasks import transcribe as run
 
     warn = _warner()
     if not any(recording.exists() for recording in recordings):
@@ -80,7 +78,7 @@ def transcribe(
 
 
 def synthesize(
-    model: Path | None = typer.Option(None, help="Model fine-tuned for tts (default: lst-nano/tts, in the box)."),
+    model: Path | None = typer.Option(None, help="Model fine-tuned for tts (default: lst-nano/tts, where it is)."),
     text: str = typer.Option(..., help="What to say."),
     out: Path = typer.Option(
         Path("outputs/said.wav"),
@@ -99,7 +97,7 @@ def synthesize(
 ) -> None:
     """Say a text: units by the model, sound by the vocoder.
 
-    Example: lst synthesize --text "Once upon a time there was a cat." --out cat.wav
+    Example: lst synthesize --model out/tts --text "Once upon a time there was a cat." --out cat.wav
 
     To hear it while it is made: lst synthesize … --out - | aplay -r 16000 -f S16_LE
     """
@@ -151,7 +149,7 @@ def synthesize(
 
 
 def generate(
-    model: Path | None = typer.Option(None, help="Pre-trained model (default: lst-nano/pretrained, in the box)."),
+    model: Path | None = typer.Option(None, help="Pre-trained model (default: lst-nano/pretrained, where it is)."),
     prompt: str = typer.Option(..., metavar="WAV|TEXT", help="A sound file, or the text itself."),
     out: Path = typer.Option(
         Path("outputs/continued"),
@@ -175,7 +173,7 @@ def generate(
 ) -> None:
     """Go on from a spoken or written prompt.
 
-    Example: lst generate --prompt story.wav
+    Example: lst generate --model out/model --prompt story.wav
 
     To hear it while it is made: lst generate … --out - | aplay -r 16000 -f S16_LE
     """

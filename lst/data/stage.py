@@ -104,6 +104,7 @@ def interleave(
     spec = interleave_spec(aligned, text, config)
     tokenizer = text.file(TOKENIZER_FILE) if isinstance(text, Manifest) else text
     _load_tokenizer(tokenizer)  # a bad file fails here, before any work
+    _check_names(aligned, config.only)
     worker = _Worker(aligned.path, tokenizer, config)
     return build_shards(
         out,
@@ -148,6 +149,22 @@ def split_of(words: list[str], valid_fraction: float) -> str:
 def is_named(row_id: str, speaker: str, names: Sequence[str]) -> bool:
     """Whether one of `names` is the speaker of a row or a folder in its id (`corpus/FOLDER/…/file#0`)."""
     return not {speaker, *row_id.split("/")[:-1]}.isdisjoint(names)
+
+
+def _check_names(aligned: Manifest, names: Sequence[str]) -> None:
+    """Raise LstError if one of `names` is no folder or speaker of any row: nothing of it would be taken."""
+    left = set(names)
+    for shard in range(len(aligned.shards)):
+        if not left:
+            return
+        table = read_table(aligned, shard).select(["id", "speaker"])
+        for row_id, speaker in set(zip(*(table[name].to_pylist() for name in table.column_names), strict=True)):
+            left -= {name for name in left if is_named(row_id, speaker, [name])}
+    if left:
+        raise LstError(
+            f"only: no row of {aligned.path} is from {', '.join(sorted(left))}.",
+            hint="Give a speaker, or a folder as it stands in the ids.",
+        )
 
 
 @dataclass(frozen=True)

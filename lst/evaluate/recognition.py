@@ -27,9 +27,9 @@ from lst.evaluate.stage import eval_spec, write_result
 from lst.evaluate.statistics import bootstrap_interval, ratio_interval
 from lst.evaluate.words import Normaliser, load_normaliser, word_errors
 from lst.generate.decoding import Tokens, generate, global_units
+from lst.generate.recognition import TRANSCRIBE, recognition_prompt
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
-from lst.generate.tasks import TRANSCRIBE, recognition_prompt
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, write_atomic
 
 HEARD_FILE = "heard.jsonl"

@@ -18,9 +18,10 @@ from pydantic import Field
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE, SAMPLE_RATE
 from lst.errors import LstError
+from lst.generate.recognition import TRANSCRIBE, recognition_prompt
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
-from lst.generate.tasks import TRANSCRIBE, continue_prompt, recognition_prompt, synthesize
+from lst.generate.tasks import continue_prompt, synthesize
 from lst.manifest import (
     DirectoryResult,
     Manifest,

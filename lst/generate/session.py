@@ -3,6 +3,7 @@
 The unit tokenizer is the one the model was trained with, found by its fingerprint; units of another one are refused.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,9 @@ UNIT_BPE_FILE = "unit_bpe.model"
 
 DEFAULT_CONTEXT = 4096
 """Global units a model is taken to handle when its training does not say (the paper's sequence length)."""
+
+
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,22 @@ class Session:
         wanted = self.fingerprints.get("tokenizer", "")
         known = (told_by, self.loaded.manifest)
         check_units(fingerprint, wanted, whose=whose, model=str(self.directory), told_by=known)
+
+    def check_task(self, task: str, warn: Warn) -> None:
+        """Raise LstError if the model was fine-tuned for another task than `task`; warn if it was not fine-tuned."""
+        what = {"asr": "recognise speech", "tts": "speak"}
+        remedy = f"lst finetune {task} --model"
+        if self.task == task:
+            return
+        if self.task:
+            raise LstError(
+                f"{self.directory} was fine-tuned to {what[self.task]}, not to {what[task]}.",
+                hint=f"Give a model made by {remedy} … .",
+            )
+        warn(
+            f"{self.directory} was only pre-trained, not to {what[task]}: expect little. "
+            f"Fine-tune it with {remedy} {self.directory}."
+        )
 
     def check_manifest(self, manifest: "Manifest", what: str) -> None:
         """`check_units` for a manifest that holds units (one without any passes)."""

@@ -98,7 +98,7 @@ def _transcribe(session: Session, chosen: "list[Spoken]") -> dict[str, float]:
 
     from lst.evaluate.words import word_errors
     from lst.generate.decoding import generate
-    from lst.generate.tasks import TRANSCRIBE, recognition_prompt
+    from lst.generate.recognition import TRANSCRIBE, recognition_prompt
 
     prompts, references = [], []
     for one in chosen:

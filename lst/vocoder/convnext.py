@@ -16,19 +16,17 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lst.config import StageConfig
 from lst.errors import LstError
 from lst.model.linear import Linear
+from lst.vocoder.config_file import AGAIN, CONFIG_FILE, WEIGHTS_FILE, read_config
 from lst.vocoder.source_filter import Frames, SourceFilterConfig
 from lst.vocoder.spectrum import Spectrum
 from lst.vocoder.streaming import FramesVocoder
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "weights.safetensors"
 
 LEAD = 4
 """Places before the first unit and after the last that the network sees as "no unit here"; at least the look-ahead."""
@@ -226,7 +224,7 @@ def load_convnext(directory: Path, name: str, fingerprint: str, speaker: str = "
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = read_convnext_config(directory)
+    config = read_config(directory, ConvnextConfig)
     path = directory / WEIGHTS_FILE
     try:
         weights = {key: value.float() for key, value in load_file(path).items()}
@@ -234,7 +232,7 @@ def load_convnext(directory: Path, name: str, fingerprint: str, speaker: str = "
             network = Network(config)
         network.load_state_dict(weights)
     except (OSError, SafetensorError) as error:
-        raise LstError(f"{path} is missing or damaged ({error}).", hint="Train or fetch the vocoder again.") from error
+        raise LstError(f"{path} is missing or damaged ({error}).", hint=AGAIN) from error
     except RuntimeError as error:
         raise LstError(
             f"{path} does not have the shape that its {CONFIG_FILE} describes.",
@@ -253,14 +251,3 @@ def _voice(config: ConvnextConfig, name: str, speaker: str) -> int:
     if speaker.isdecimal() and int(speaker) < len(config.speakers):
         return int(speaker)
     raise LstError(f"The vocoder {name} has no speaker {speaker!r}.", hint=f"It has {', '.join(config.speakers)}.")
-
-
-def read_convnext_config(directory: Path) -> ConvnextConfig:
-    """`config.json` of a ConvNeXt vocoder. Raises LstError with the key that is wrong."""
-    path = directory / CONFIG_FILE
-    try:
-        return ConvnextConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise LstError(f"{path}: {where}: {first['msg']}.", hint="Train or fetch the vocoder again.") from error

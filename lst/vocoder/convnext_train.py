@@ -37,13 +37,14 @@ from lst.manifest import (
 from lst.train.config import OptimizerConfig
 from lst.train.loop import LoopConfig, LoopJob, artifacts_of, build_seeded, train_loop
 from lst.vocoder.base import Units
-from lst.vocoder.convnext import CONFIG_FILE, LEAD, WEIGHTS_FILE, ConvnextConfig, Network, NetworkShape, to_frames
+from lst.vocoder.config_file import CONFIG_FILE, WEIGHTS_FILE
+from lst.vocoder.convnext import LEAD, ConvnextConfig, Network, NetworkShape, to_frames
 from lst.vocoder.fitting import FitErrors
 from lst.vocoder.loading import FILES
 from lst.vocoder.recordings import analysed_utterances
 from lst.vocoder.source_filter import Frames
 from lst.vocoder.spectrum import Spectrum
-from lst.vocoder.train import MIN_SECONDS, SCHEMA, vocoder_card
+from lst.vocoder.train import SCHEMA, check_amount, vocoder_card
 
 VERSION = 1
 MEASURED = 100
@@ -163,11 +164,7 @@ def analyse_corpus(
             index.write(_line(lines[-1]))
             index.flush()
     seconds = sum(line["units"] for line in lines) / FRAME_RATE
-    if seconds < MIN_SECONDS:
-        raise LstError(
-            f"{units.path} has {seconds:.1f} s of usable speech, too little for a vocoder.",
-            hint=f"Give at least {MIN_SECONDS:.0f} s, better an hour or more.",
-        )
+    check_amount(units, seconds)
     corpus = Corpus(
         [line["id"] for line in lines],
         [line["speaker"] for line in lines],

@@ -24,19 +24,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from lst.errors import LstError
 from lst.vocoder.base import Float, Units
+from lst.vocoder.config_file import AGAIN, WEIGHTS_FILE, read_config
 from lst.vocoder.ridge import add_tables, split_frames
 from lst.vocoder.source_filter import Frames, SourceFilterConfig
 from lst.vocoder.spectrum import Spectrum
 from lst.vocoder.streaming import FramesVocoder, Waveform, windows
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "weights.safetensors"
-
-AGAIN = "Fit or fetch the vocoder again."
 
 
 class ExemplarConfig(BaseModel):
@@ -154,7 +150,7 @@ def load_exemplar(directory: Path, name: str, fingerprint: str, waveform: Wavefo
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    config = read_exemplar_config(directory)
+    config = read_config(directory, ExemplarConfig)
     if waveform is not None:
         config = config.model_copy(update={"waveform": waveform})
     path = directory / WEIGHTS_FILE
@@ -164,14 +160,3 @@ def load_exemplar(directory: Path, name: str, fingerprint: str, waveform: Wavefo
     except (OSError, SafetensorError, KeyError) as error:
         raise LstError(f"{path} is missing or damaged ({error}).", hint=AGAIN) from error
     return ExemplarVocoder(name, fingerprint, config, weights)
-
-
-def read_exemplar_config(directory: Path) -> ExemplarConfig:
-    """`config.json` of an exemplar vocoder. Raises LstError with the key that is wrong."""
-    path = directory / CONFIG_FILE
-    try:
-        return ExemplarConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise LstError(f"{path}: {where}: {first['msg']}.", hint=AGAIN) from error

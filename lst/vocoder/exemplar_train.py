@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from lst.constants import FRAME_RATE
-from lst.errors import LstError
 from lst.manifest import (
     DirectoryResult,
     Manifest,
@@ -22,7 +21,7 @@ from lst.manifest import (
     write_atomic,
     write_json,
 )
-from lst.vocoder.train import MEASURED, MIN_SECONDS, FittedConfig, fit_vocoder_spec, vocoder_card
+from lst.vocoder.train import MEASURED, FittedConfig, check_amount, fit_vocoder_spec, vocoder_card
 
 if TYPE_CHECKING:
     from lst.vocoder.exemplar import ExemplarConfig, ExemplarWeights
@@ -84,11 +83,7 @@ def _fit(
     heard, held = _utterances(units, audio, config, rejected, progress)
     count = sum(len(utterance.units) for utterance in [*heard, *held])
     seconds = count / FRAME_RATE
-    if seconds < MIN_SECONDS or not heard:
-        raise LstError(
-            f"{units.path} has {seconds:.1f} s of usable speech, too little for a vocoder.",
-            hint=f"Give at least {MIN_SECONDS:.0f} s, better an hour.",
-        )
+    check_amount(units, seconds, nothing_left=not heard)
     errors = _measure(fit_exemplars(heard, exemplar, config.components, config.penalties), exemplar, held)
     _save(directory, exemplar, fit_exemplars([*heard, *held], exemplar, config.components, config.penalties))
     card = {

@@ -11,15 +11,16 @@ from lst.constants import DEFAULT_TOKENIZER
 from lst.errors import LstError, UsageError
 from lst.manifest import sha256_file, sha256_json
 from lst.vocoder.base import Vocoder
+from lst.vocoder.config_file import AGAIN, CONFIG_FILE, WEIGHTS_FILE, read_config
 
 CODE_VERSION = 1
 """Raise it whenever the same files would give another waveform."""
 
 FILES = {
-    "ridge": ("config.json", "weights.safetensors"),
-    "exemplar": ("config.json", "weights.safetensors"),
-    "convnext": ("config.json", "weights.safetensors"),
-    "hifigan": ("config.json", "generator.pt"),
+    "ridge": (CONFIG_FILE, WEIGHTS_FILE),
+    "exemplar": (CONFIG_FILE, WEIGHTS_FILE),
+    "convnext": (CONFIG_FILE, WEIGHTS_FILE),
+    "hifigan": (CONFIG_FILE, "generator.pt"),
 }
 """The files that determine the waveform, by kind of vocoder."""
 
@@ -210,23 +211,23 @@ def _identify(name_or_path: str | Path) -> _Found:
     kind = _kind(directory)
     missing = [file for file in FILES[kind] if not (directory / file).is_file()]
     if missing:
-        raise LstError(f"{directory} lacks {', '.join(missing)}.", hint="Fit or fetch the vocoder again.")
+        raise LstError(f"{directory} lacks {', '.join(missing)}.", hint=AGAIN)
     if waveform is not None:
         if kind not in _FITTED:
             raise LstError(f"The vocoder {name} makes its own waveform.", hint=f"Leave out :{GRIFFIN_LIM}.")
         name = f"{name}:{GRIFFIN_LIM}"
     if kind == "ridge":
-        from lst.vocoder.ridge import read_config
+        from lst.vocoder.ridge import RidgeConfig
 
-        tokenizer = read_config(directory).tokenizer
+        tokenizer = read_config(directory, RidgeConfig).tokenizer
     elif kind == "exemplar":
-        from lst.vocoder.exemplar import read_exemplar_config
+        from lst.vocoder.exemplar import ExemplarConfig
 
-        tokenizer = read_exemplar_config(directory).tokenizer
+        tokenizer = read_config(directory, ExemplarConfig).tokenizer
     elif kind == "convnext":
-        from lst.vocoder.convnext import read_convnext_config
+        from lst.vocoder.convnext import ConvnextConfig
 
-        tokenizer = read_convnext_config(directory).tokenizer
+        tokenizer = read_config(directory, ConvnextConfig).tokenizer
     fingerprint = fingerprint_of(kind, {file: _digest(directory / file) for file in FILES[kind]}, waveform)
     return _Found(name, directory, kind, fingerprint, tokenizer, waveform)
 

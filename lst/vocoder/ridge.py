@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from lst.errors import LstError
 from lst.vocoder.base import Float, Units
+from lst.vocoder.config_file import AGAIN, CONFIG_FILE, WEIGHTS_FILE, read_config
 from lst.vocoder.source_filter import Frames, SourceFilterConfig
 from lst.vocoder.spectrum import Spectrum
 from lst.vocoder.streaming import FramesVocoder, Waveform, windows
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "weights.safetensors"
 
 
 class RidgeConfig(BaseModel):
@@ -110,7 +108,7 @@ def load_ridge(directory: Path, name: str, fingerprint: str, waveform: Waveform 
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    config = read_config(directory)
+    config = read_config(directory, RidgeConfig)
     if waveform is not None:
         config = config.model_copy(update={"waveform": waveform})
     path = directory / WEIGHTS_FILE
@@ -118,15 +116,4 @@ def load_ridge(directory: Path, name: str, fingerprint: str, waveform: Waveform 
         tensors = load_file(path)
         return RidgeVocoder(name, fingerprint, config, tensors["weights"], tensors["bias"])
     except (OSError, SafetensorError, KeyError) as error:
-        raise LstError(f"{path} is missing or damaged ({error}).", hint="Fit or fetch the vocoder again.") from error
-
-
-def read_config(directory: Path) -> RidgeConfig:
-    """`config.json` of a ridge vocoder. Raises LstError with the key that is wrong."""
-    path = directory / CONFIG_FILE
-    try:
-        return RidgeConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise LstError(f"{path}: {where}: {first['msg']}.", hint="Fit or fetch the vocoder again.") from error
+        raise LstError(f"{path} is missing or damaged ({error}).", hint=AGAIN) from error

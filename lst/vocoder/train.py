@@ -139,11 +139,7 @@ def _fit(
         else:
             trained.add(row_units, targets)
     seconds = (trained.rows + held.rows) / FRAME_RATE
-    if seconds < MIN_SECONDS or not trained.rows:
-        raise LstError(
-            f"{units.path} has {seconds:.1f} s of usable speech, too little for a vocoder.",
-            hint=f"Give at least {MIN_SECONDS:.0f} s, better an hour.",
-        )
+    check_amount(units, seconds, nothing_left=not trained.rows)
     errors = _measure(trained, config, ridge, measured)
     weights, bias = (trained + held).solve(config.penalties)
     _save(directory, ridge, weights, bias)
@@ -155,6 +151,15 @@ def _fit(
         rejected=rejected,
         fingerprints={"vocoder": card["fingerprint"]},
     )
+
+
+def check_amount(units: Manifest, seconds: float, *, nothing_left: bool = False) -> None:
+    """Raise LstError if so much usable speech is too little for a vocoder. `nothing_left`: all of it is held out."""
+    if seconds < MIN_SECONDS or nothing_left:
+        raise LstError(
+            f"{units.path} has {seconds:.1f} s of usable speech, too little for a vocoder.",
+            hint=f"Give at least {MIN_SECONDS:.0f} s, better an hour.",
+        )
 
 
 def _measure(trained: "RidgeSums", config: FitVocoderConfig, ridge: "RidgeConfig", measured: list[Any]) -> "FitErrors":

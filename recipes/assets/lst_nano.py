@@ -3,9 +3,9 @@
     lst run recipes/assets/lst-nano.yaml
     python recipes/assets/lst_nano.py PRETRAINED ASR TTS [EVALUATION …] OUT
 
-PRETRAINED, ASR and TTS are outputs of `lst pretrain` and of the two fine-tunings of it, each EVALUATION one of
-`lst eval` of one of them (or of a model in an OUT made before: weights do not depend on evaluations). OUT gets a model
-directory for each, weights in half precision, and `card.json`; an asset that is there is replaced. Nothing in it
+PRETRAINED, ASR and TTS are outputs of `lst pretrain` and of fine-tuning it, in one stage or several, each EVALUATION
+one of `lst eval` of one of them (or of a model in an OUT made before: weights do not depend on evaluations). OUT gets a
+model directory for each, weights in half precision, and `card.json`; an asset that is there is replaced. Nothing in it
 depends on where or when it is made. What half precision changes is measured here and stands on the card.
 """
 
@@ -28,8 +28,9 @@ from lst.evaluate.losses import LossesConfig, measure_losses
 from lst.evaluate.speech_data import utterances
 from lst.evaluate.words import word_errors
 from lst.generate.decoding import generate
+from lst.generate.recognition import TRANSCRIBE, recognition_prompt
 from lst.generate.session import open_session
-from lst.generate.tasks import SYNTHESIZE, TRANSCRIBE, recognition_prompt, synthesis_prompt
+from lst.generate.tasks import SYNTHESIZE, synthesis_prompt
 from lst.manifest import (
     DirectoryResult,
     Manifest,
@@ -92,11 +93,23 @@ def check_family(made: Mapping[str, Manifest]) -> None:
     pretrained = made["pretrained"]
     wrong = [] if pretrained.stage == "pretrain" else [f"{pretrained.path} is not a pre-trained model."]
     for task in ("asr", "tts"):
-        source = made[task].inputs.get("model")
-        if made[task].config.get("task") != task or source is None or source.id != pretrained.id:
+        first = steps_to(made[task])[0]
+        if made[task].config.get("task") != task or first["inputs"].get("model") != pretrained.id:
             wrong.append(f"{made[task].path} is not {pretrained.path} fine-tuned for {task}.")
     if wrong:
         raise LstError(wrong[0], hint="Give PRETRAINED ASR TTS in this order.")
+
+
+def steps_to(made: Manifest) -> list[dict[str, Any]]:
+    """The fine-tunings that led to a model, itself last: each with `id`, `inputs`, `config` and `totals`."""
+    inputs = {role: entry.id for role, entry in made.inputs.items()}
+    steps = [{"id": made.id, "inputs": inputs, "config": made.config, "totals": made.totals}]
+    while True:
+        before = str(steps[0]["inputs"].get("model", ""))
+        source = made.ancestors.get(before, {})
+        if source.get("stage") != "finetune":
+            return steps
+        steps.insert(0, {"id": before, **source})
 
 
 def store(made: Manifest, out: Path) -> Manifest:
@@ -138,6 +151,7 @@ def describe(
     """The card."""
     data = merge_provenance(*(manifest.provenance for manifest in made.values()))
     pretrained = made["pretrained"]
+    models = {part: training_of(made[part]) for part in PARTS}
     units = pretrained.fingerprints["tokenizer"]
     tokenizer = find_by_fingerprint(units, "tokenizer")
     if tokenizer is None:
@@ -164,18 +178,24 @@ def describe(
         "tokenizer": {"name": name, "fingerprint": units},
         "text_tokenizer": pretrained.fingerprints["text_tokenizer"],
         "parameters": parameters,
-        "flops": sum(manifest.totals["flops"] for manifest in made.values()),
-        "models": {part: training_of(made[part]) for part in PARTS},
+        "flops": sum(stage["flops"] for model in models.values() for stage in [model, *model["before"]]),
+        "models": models,
         "half_precision": {"dtype": str(DTYPE).removeprefix("torch."), **compare(made, stored, pairs, text)},
         "measured": measurements(made, stored, evaluations),
     }
 
 
 def training_of(made: Manifest) -> dict[str, Any]:
-    """What it was trained with, what it saw, and its losses."""
-    losses = {name: value for name, value in made.totals.items() if name.startswith(("train_", "valid_"))}
-    seen = {name: made.totals[name] for name in SEEN if name in made.totals}
-    return {"id": made.id, "seed": made.config["seed"], **seen, "losses": losses, "settings": made.config}
+    """What it was trained with, what it saw, and its losses; `before`: the same of the fine-tunings before it."""
+    *before, last = (_training_of(step) for step in steps_to(made))
+    return {**last, "before": before}
+
+
+def _training_of(step: Mapping[str, Any]) -> dict[str, Any]:
+    totals, config = step["totals"], step["config"]
+    losses = {name: value for name, value in totals.items() if name.startswith(("train_", "valid_"))}
+    seen = {name: totals[name] for name in SEEN if name in totals}
+    return {"id": step["id"], "seed": config["seed"], **seen, "losses": losses, "settings": config}
 
 
 def compare(

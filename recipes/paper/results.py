@@ -112,13 +112,11 @@ def main(directory: Path, docs: Path) -> None:
 
 def read(directory: Path) -> Found:
     """The finished stages below a run's directory."""
-    stages = stage_manifests(directory)
+    wanted = load_recipe(RECIPE).stages
+    # Beside them there may be others of this corpus, such as those of the model in the box.
+    stages = {name: manifest for name, manifest in stage_manifests(directory).items() if name in wanted}
     seconds = {name: entry["seconds"] for name, entry in read_runs(directory)["stages"].items()}
-    wanted = load_recipe(
-        RECIPE
-    ).stages  # beside them there may be other models of this corpus, such as the one in the box
-    trained = {name: made for name, made in stages.items() if made.stage == "pretrain" and name in wanted}
-    runs = [_run(name, made, seconds[name]) for name, made in trained.items()]
+    runs = [_run(name, manifest, seconds[name]) for name, manifest in stages.items() if manifest.stage == "pretrain"]
     for run in runs:
         for benchmark in BENCHMARKS:
             if f"{run.name}-{benchmark}" in stages:

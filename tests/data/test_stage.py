@@ -90,6 +90,8 @@ def test_folders_and_speakers_are_held_out_as_a_whole(tmp_path: Path) -> None:
     assert {row["id"] for row in iter_rows(one)} == {"c/quiet/a/1.wav#0", "c/2.wav#0"}
     assert len(one.shards) == len(pairs.shards)  # some of them empty
     assert "only" not in interleave_spec(aligned, text, config).config
+    with pytest.raises(LstError, match=r"no row of .* is from anne\."):
+        interleave(aligned, text, tmp_path / "none", InterleaveConfig(only=["ann", "anne"]))
 
 
 def test_equal_texts_are_on_one_side() -> None:

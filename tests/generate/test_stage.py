@@ -76,13 +76,16 @@ def make_audio(root: Path, pairs: Manifest) -> Manifest:
     return build_shards(root / "audio", spec, [0], lambda _: ShardResult(rows), location={"root": str(root / "sounds")})
 
 
+def make_inputs(root: Path) -> list[Manifest]:
+    """Models for asr, for tts, and pre-trained; pairs, audio."""
+    pairs, _ = make_pairs(root, 30, valid_fraction=0.2)
+    tasks = (("a", "asr"), ("t", "tts"), ("m", ""))
+    return [*(make_model(root / name, task=task, context=100) for name, task in tasks), pairs, make_audio(root, pairs)]
+
+
 @pytest.mark.usefixtures("voice")
 def test_samples(tmp_path: Path) -> None:
-    pairs, _ = make_pairs(tmp_path, 30, valid_fraction=0.2)
-    audio = make_audio(tmp_path, pairs)
-    models = [
-        make_model(tmp_path / name, task=task, context=100) for name, task in (("a", "asr"), ("t", "tts"), ("m", ""))
-    ]
+    *models, pairs, audio = make_inputs(tmp_path)
     config = SamplesConfig(
         recordings=2,
         sentences=["the cat ran"],
@@ -113,11 +116,7 @@ def test_samples(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("voice")
 def test_samples_of_another_model_stand_beside(tmp_path: Path) -> None:
-    pairs, _ = make_pairs(tmp_path, 30, valid_fraction=0.2)
-    audio = make_audio(tmp_path, pairs)
-    models = [
-        make_model(tmp_path / name, task=task, context=100) for name, task in (("a", "asr"), ("t", "tts"), ("m", ""))
-    ]
+    *models, pairs, audio = make_inputs(tmp_path)
     other = make_asset(tmp_path / "other")
     config = SamplesConfig(
         recordings=1,

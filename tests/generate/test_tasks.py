@@ -9,17 +9,10 @@ from lst.data.patching import PatchingConfig
 from lst.errors import LstError, UsageError
 from lst.generate.decoding import generate
 from lst.generate.layout import static_example
+from lst.generate.recognition import PAD_S, TRANSCRIBE, recognition_prompt, transcribe
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
-from lst.generate.tasks import (
-    PAD_S,
-    TRANSCRIBE,
-    continue_prompt,
-    read_prompt,
-    recognition_prompt,
-    synthesize,
-    transcribe,
-)
+from lst.generate.tasks import continue_prompt, read_prompt, synthesize
 from lst.generate.voice import open_vocoder, speak, write_sound
 from tests.evaluate.tiny import TOKENIZER, make_model, write_tone
 from tests.generate.conftest import Beeper

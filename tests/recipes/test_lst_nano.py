@@ -49,8 +49,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifest]:
     settings = TINY | {"budget": {"amount": 2}, "validate_every": None}
     made = {"pairs": pairs, "text": text}
     made["pretrained"] = pretrain(pairs, text, place / "model", settings_of(PretrainConfig, settings, [], ""))
-    for task in ("asr", "tts"):
-        made[task] = finetune(made["pretrained"], pairs, place / task, finetune_config(task, 2))
+    made["asr-first"] = finetune(made["pretrained"], pairs, place / "asr-first", finetune_config("asr", 1))
+    for task, source in (("asr", "asr-first"), ("tts", "pretrained")):  # in several stages, and in one
+        made[task] = finetune(made[source], pairs, place / task, finetune_config(task, 2))
     config = AsrEvalConfig(rows=2, max_tokens=4, resamples=100)  # type: ignore[call-arg]
     made["eval-asr"] = evaluate_asr(made["asr"], pairs, place / "lst-nano-asr-wer", config)
     config = LossesConfig(max_rows=2)  # type: ignore[call-arg]
@@ -104,7 +105,9 @@ def test_the_asset_is_three_models_and_a_card(asset: Path, trained: dict[str, Ma
         assert session.task == ("" if part == "pretrained" else part)
         assert session.context == TINY["batch"]["sequence_units"]
         assert card.extra["models"][part]["steps"] == 2
-    assert card.extra["flops"] == sum(trained[part].totals["flops"] for part in PARTS)
+    assert card.extra["flops"] == sum(trained[name].totals["flops"] for name in (*PARTS, "asr-first"))
+    assert [stage["id"] for stage in card.extra["models"]["asr"]["before"]] == [trained["asr-first"].id]
+    assert not card.extra["models"]["tts"]["before"]
     assert card.licence == "none"
     compared = card.extra["half_precision"]
     assert compared["losses"]["stored"] == pytest.approx(compared["losses"]["float32"], rel=2e-3)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from lst.manifest import Manifest, ShardResult, StageSpec, build_shards, iter_rows, sha256_json
+from lst.vocoder.base import Vocoder
+from lst.vocoder.pitch import estimate_pitch
 from tests.units.corpus import audio_manifest
 from tests.vocoder.toys import TOKENIZER
 
@@ -63,3 +65,11 @@ def sung_corpus(directory: Path, count: int = 24, length: int = 40) -> tuple[Man
     ids: list[Any] = [row["id"] for row in iter_rows(audio)]
     units = units_manifest(directory / "units", dict(zip(ids, utterances, strict=True)), audio=audio, per_shard=8)
     return units, audio
+
+
+def assert_in_tune(vocoder: Vocoder) -> None:
+    """Units of a fitted vocoder, in a sequence never heard, have the pitch they were sung with, to a semitone."""
+    for unit in (1, 6, 11):
+        samples = vocoder.synthesize(np.repeat([0, 5, unit, 9, 3], 4))
+        pitch = estimate_pitch(samples, 160)[34:46]
+        assert abs(12 * np.log2(np.median(pitch) / tone_of(unit)[0])) < 1
