@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from lst.pipeline.run import StageState
+    from lst.pipeline.run import StageRun, StageState
 
 RECIPE = typer.Argument(..., help="YAML recipe, such as recipes/demo.yaml.")
 OUT = typer.Option(None, "--out", help="Directory of the run (default: outputs/NAME).")
@@ -29,6 +29,8 @@ def run(
     workers: int = typer.Option(
         0, show_default=False, help="Processes for stages that can use several (default: all cores).", min=0
     ),
+    jobs: int = typer.Option(1, help="Stages to make at once, each in a process of its own.", min=1),
+    device: str = typer.Option("auto", help="cpu, cuda, or auto: a GPU if there is one."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Run a recipe from audio to a talking model; what is already made stays as it is.
@@ -49,13 +51,20 @@ def run(
         if why:
             console.print(_line(state), markup=False)
 
+    def tell(run: "StageRun") -> None:
+        if jobs > 1:
+            console.print(f"{run.name}: made in {run.seconds:.0f} s", markup=False)
+
     runs = run_recipe(
         loaded,
         directory,
         only=only or [],
         workers=workers or os.cpu_count() or 1,
+        jobs=jobs,
+        device=device,
         open_progress=stage_progress,
         on_stage=announce,
+        on_made=tell,
     )
     computed = [item.name for item in runs if item.computed]
     made = f"{len(computed)} of {len(runs)} stages made: {', '.join(computed)}" if computed else "Nothing to do."

@@ -1,10 +1,11 @@
 """Running a recipe: a stage is made if its content id is not what lies in its directory, else left alone."""
 
+import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,29 +82,67 @@ def run_recipe(
     *,
     only: Iterable[str] = (),
     workers: int = 1,
+    jobs: int = 1,
+    device: str = "auto",
     open_progress: Opener,
     on_stage: Callable[[StageState], None] | None = None,
+    on_made: Callable[[StageRun], None] | None = None,
 ) -> list[StageRun]:
-    """Make whatever is not made yet, in order, below `out`. Raises LstError, after which a repeated call continues."""
+    """Make whatever is not made yet, in order, below `out`. Raises LstError, after which a repeated call continues.
+
+    `jobs`: so many stages at once, each in a process of its own (without progress display; `on_made` hears of each);
+    then one that fails stops only those that need it. `device`: cpu, cuda, or auto (a GPU if there is one), for the
+    stages that use one.
+    """
     with explain_os_errors(f"creating {out}"):
         out.mkdir(parents=True, exist_ok=True)
     _claim(out, recipe)
+    names = recipe.needed_for(list(only) or recipe.stages)
     runs: dict[str, StageRun] = {}
-    for name in recipe.needed_for(list(only) or recipe.stages):
-        node = recipe.stages[name]
-        inputs = {role: runs[source].manifest for role, source in node.inputs.items()}
-        state = _state(node, inputs, out)
+    states: dict[str, StageState] = {}
+
+    def look_at(name: str) -> StageState:
+        states[name] = _state(recipe.stages[name], inputs_of(name), out)
         if on_stage:
-            on_stage(state)
-        start = time.monotonic()
-        manifest = state.manifest
+            on_stage(states[name])
+        return states[name]
+
+    def take(name: str, manifest: Manifest, computed: bool, seconds: float, peak_mb: int) -> None:
+        runs[name] = StageRun(name, manifest, computed, seconds, states[name].reasons)
+        _record(out, runs[name], peak_mb)
+        if computed and on_made:
+            on_made(runs[name])
+
+    def inputs_of(name: str) -> dict[str, Manifest]:
+        return {role: runs[source].manifest for role, source in recipe.stages[name].inputs.items()}
+
+    if jobs > 1:
+        from lst.pipeline.jobs import Jobs, run_together
+
+        together = Jobs(jobs, [recipe.stages[name].kind.module for name in names])
+
+        def start(name: str) -> Manifest | None:
+            made = look_at(name).manifest
+            if made is not None:
+                take(name, made, False, 0.0, peak_memory_mb())
+            else:
+                together.start(name, _make, recipe.stages[name], inputs_of(name), out, 1, device)
+            return made
+
+        needs = {name: list(recipe.stages[name].inputs.values()) for name in names}
+        run_together(
+            names, needs, together, start, lambda name, made, seconds, peak: take(name, made, True, seconds, peak)
+        )
+        return [runs[name] for name in names]
+    for name in names:
+        begin = time.monotonic()
+        manifest = look_at(name).manifest
         computed = manifest is None
         if manifest is None:
             with open_progress(name) as progress:
-                manifest = _make(node, inputs, out, workers, progress)
-        runs[name] = StageRun(name, manifest, computed, time.monotonic() - start, state.reasons)
-        _record(out, runs[name])
-    return list(runs.values())
+                manifest = _make(recipe.stages[name], inputs_of(name), out, workers, device, progress)
+        take(name, manifest, computed, time.monotonic() - begin, peak_memory_mb())
+    return [runs[name] for name in names]
 
 
 def stage_spec(node: StageNode, inputs: dict[str, Any]) -> StageSpec:
@@ -113,13 +152,52 @@ def stage_spec(node: StageNode, inputs: dict[str, Any]) -> StageSpec:
     return spec
 
 
-def _make(node: StageNode, inputs: dict[str, Manifest], out: Path, workers: int, progress: Progress) -> Manifest:
+def _make(
+    node: StageNode,
+    inputs: dict[str, Manifest],
+    out: Path,
+    workers: int,
+    device: str,
+    progress: Progress = lambda done, total, unit: None,
+) -> Manifest:
     arguments = [node.source] if node.source is not None else list(inputs.values())
     directory = stage_directory(out, node.name)
-    manifest: Manifest = node.kind.run(
-        *arguments, directory, node.config, workers=workers, progress=progress, force=True
-    )
+    takes_device = "device" in inspect.signature(node.kind.run).parameters
+    more = {"device": found_device(device)} if takes_device else {}
+    with _training_on(device):
+        manifest: Manifest = node.kind.run(
+            *arguments, directory, node.config, workers=workers, progress=progress, force=True, **more
+        )
     return manifest
+
+
+@contextmanager
+def _training_on(device: str) -> Iterator[None]:
+    """What trains asks fairseq2 for its device, which by itself takes a GPU if there is one."""
+    if device == "auto":
+        yield
+        return
+    before = os.environ.get("FAIRSEQ2_DEVICE")
+    os.environ["FAIRSEQ2_DEVICE"] = found_device(device)
+    try:
+        yield
+    finally:
+        os.environ.pop("FAIRSEQ2_DEVICE")
+        if before is not None:
+            os.environ["FAIRSEQ2_DEVICE"] = before
+
+
+def found_device(device: str) -> str:
+    """`device`, where it is `auto`: cuda if there is a GPU, else cpu. Raises LstError if cuda is asked for in vain."""
+    if device == "cpu":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise LstError(f"There is no device {device}.", hint="Use --device cpu.")
 
 
 def _state(node: StageNode, inputs: dict[str, Any], out: Path) -> StageState:
@@ -190,10 +268,10 @@ def read_runs(out: Path) -> dict[str, Any]:
     return body
 
 
-def _record(out: Path, run: StageRun) -> None:
+def _record(out: Path, run: StageRun, peak_mb: int) -> None:
     body = read_runs(out)
     if run.computed or run.name not in body["stages"]:
-        entry: dict[str, Any] = {"id": run.manifest.id, "seconds": round(run.seconds, 2), "peak_mb": peak_memory_mb()}
+        entry: dict[str, Any] = {"id": run.manifest.id, "seconds": round(run.seconds, 2), "peak_mb": peak_mb}
         if run.manifest.path.resolve() != stage_directory(out, run.name).resolve():
             entry["path"] = os.path.relpath(run.manifest.path, out)  # made elsewhere
         body["stages"][run.name] = entry

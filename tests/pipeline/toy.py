@@ -1,5 +1,8 @@
 """Three toy kinds of stage for the runner's tests: numbers are read from a file, added up, and multiplied."""
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,9 @@ from lst.config import StageConfig
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, sha256_file
 from lst.pipeline.kinds import KINDS, StageKind
+
+SLEEPER, KILLER = 2000, -9
+"""A scale with which reading takes ten minutes, and an offset with which adding kills its process."""
 
 MADE: list[str] = []
 """Names of the stages that really ran."""
@@ -34,6 +40,8 @@ def read_spec(source: Path, config: ReadConfig) -> StageSpec:
 
 
 def read(source: Path, out: Path, config: ReadConfig, *, workers: int, progress: Progress, force: bool) -> Manifest:
+    if config.scale == SLEEPER:
+        time.sleep(600)
     value = sum(map(int, source.read_text().split())) * config.scale
     return _build(out, read_spec(source, config), value, force)
 
@@ -45,6 +53,8 @@ def add_spec(left: Manifest, right: Manifest, config: AddConfig) -> StageSpec:
 def add(left: Manifest, right: Manifest, out: Path, config: AddConfig, **options: Any) -> Manifest:
     if config.fail:
         raise LstError("It failed.")
+    if config.offset == KILLER:
+        os.kill(os.getpid(), signal.SIGKILL)
     value = left.totals["value"] + right.totals["value"] + config.offset
     options["progress"](1, 1, "sums")
     return _build(out, add_spec(left, right, config), value, options["force"])
