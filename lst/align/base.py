@@ -10,6 +10,9 @@ import numpy.typing as npt
 from lst.constants import FRAME_RATE
 from lst.text.normalise import NormalisedWord, normalise_words
 
+MAX_SHIFT_S = 0.2
+"""By how much a calibration moves boundaries at most: an aligner that is farther off has not learnt to align."""
+
 
 @dataclass(frozen=True)
 class Word:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lst.align.base import Aligner
+from lst.align.base import MAX_SHIFT_S, Aligner
 from lst.audio import AudioError, open_row_audio
 from lst.constants import FRAME_RATE, SAMPLE_RATE
 from lst.errors import LstError
@@ -54,7 +54,7 @@ def read_words(path: Path) -> Words:
 def measure_shifts(aligner: Aligner, audio: Manifest, ids: Iterable[str], words: Words) -> tuple[float, float]:
     """Seconds to add to the starts and to the ends of words, medians over recordings among `ids` with known `words`.
 
-    Raises LstError if there are none.
+    At most `MAX_SHIFT_S`, as of an aligner that was hardly trained. Raises LstError if there are none.
     """
     kept = set(ids)
     timed = [
@@ -73,7 +73,8 @@ def measure_shifts(aligner: Aligner, audio: Manifest, ids: Iterable[str], words:
             "The file of true words names none of the recordings that the aligner was trained on.",
             hint="File names are those of the audio manifest, relative to the corpus.",
         )
-    return round(float(np.median(starts)), 4), round(float(np.median(ends)), 4)
+    start, end = (float(np.clip(np.median(off), -MAX_SHIFT_S, MAX_SHIFT_S)) for off in (starts, ends))
+    return round(start, 4), round(end, 4)
 
 
 def measure_limit(aligner: Aligner, audio: Manifest, ids: Iterable[str]) -> float:

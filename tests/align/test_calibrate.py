@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lst.align.base import Aligner, Alignment, TimedWord, Word
+from lst.align.base import MAX_SHIFT_S, Aligner, Alignment, TimedWord, Word
 from lst.align.calibrate import measure_limit, measure_shifts, read_words
 from lst.align.ctc import shifted
 from lst.errors import LstError
@@ -47,6 +47,8 @@ def test_shifts_take_off_what_an_aligner_is_off_by(audio: Manifest, tmp_path: Pa
     assert measure_shifts(Early(), audio, ids, words) == pytest.approx((0.03, -0.01))
     with pytest.raises(LstError, match="names none of the recordings"):
         measure_shifts(Early(), audio, ["nobody"], words)
+    late = {name: [{**word, "start_s": word["start_s"] + 1} for word in spans] for name, spans in words.items()}
+    assert measure_shifts(Early(), audio, ids, late) == pytest.approx((MAX_SHIFT_S, -0.01))
     other = read_words(words_file(audio, tmp_path / "other.jsonl", ("one", "three")))
     with pytest.raises(LstError, match="names none of the recordings"):
         measure_shifts(Early(), audio, ids, other)

@@ -17,8 +17,8 @@ from tests.units.tiny import speechlike
 DIM, LAYERS = 128, 2
 
 
-@pytest.fixture(scope="module")
-def reference() -> ReferenceEncoder:
+def whisper_encoder() -> ReferenceEncoder:
+    """Two layers of random weights."""
     torch.manual_seed(0)
     config = WhisperConfig(
         d_model=DIM,
@@ -36,6 +36,11 @@ def reference() -> ReferenceEncoder:
             if "embed_positions" not in name:
                 parameter.copy_((1.0 if "norm.weight" in name else 0.0) + 0.1 * torch.randn_like(parameter))
     return model
+
+
+@pytest.fixture(scope="module")
+def reference() -> ReferenceEncoder:
+    return whisper_encoder()
 
 
 def ctranslate2_file(path: Path, model: ReferenceEncoder, spec: str = "WhisperSpec") -> Path:
