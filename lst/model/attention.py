@@ -11,12 +11,14 @@ batch; each layer then calls the plan. Back ends:
     xformers  memory-efficient kernels with block-diagonal biases, CUDA only.
     segments  the encoder's cross-attention as segment sums, linear in tokens (see `lst.model.segments`); any device.
 
-`auto`: segments for the encoder's cross-attention, otherwise flex on CUDA and sdpa elsewhere.
+`auto`: segments for the encoder's cross-attention, otherwise sdpa, but on CUDA flex where the mask is large.
 
 A query that sees nothing (padding; the first token of a document before any patch) gets 0 from every back end.
 """
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol
@@ -32,6 +34,10 @@ from lst.model.segments import Segments, segment_attention
 Backend = Literal["auto", "dense", "sdpa", "flex", "xformers", "segments"]
 BLOCK = 128
 """Queries per block on a CPU: large enough for efficient kernels, small enough to skip unseen keys."""
+
+
+DENSE_ENTRIES = 1 << 28
+"""Entries of a mask (B x Q x K) up to which it is kept whole on a GPU: there flex is slower (benchmarks/NOTES.md)."""
 
 
 class Attend(Protocol):
@@ -50,7 +56,8 @@ def plan(mask: Mask, backend: Backend = "auto") -> Attend:
         if isinstance(mask, MemberMask):
             backend = "segments"
         else:
-            backend = "flex" if mask.device.type == "cuda" else "sdpa"
+            large = math.prod(mask.shape) > DENSE_ENTRIES
+            backend = "flex" if mask.device.type == "cuda" and large else "sdpa"
     if backend == "dense" or (backend == "sdpa" and mask.device.type != "cpu"):
         return DenseAttention(mask)
     if backend == "sdpa":
@@ -79,7 +86,8 @@ class DenseAttention:
         key, value = share_heads(key, query.shape[1]), share_heads(value, query.shape[1])
         if key.shape[2] == 0:
             return torch.zeros_like(query)
-        out = scaled_dot_product_attention(query, key, value, attn_mask=self.dense)
+        with _without_cudnn(query):
+            out = scaled_dot_product_attention(query, key, value, attn_mask=self.dense)
         return out * self.keep.to(out.dtype)
 
 
@@ -211,6 +219,16 @@ class SegmentAttention:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         heads = query.shape[1]
         return segment_attention(query, share_heads(key, heads), share_heads(value, heads), self.segments)
+
+
+def _without_cudnn(query: Tensor) -> AbstractContextManager[None]:
+    """cuDNN's kernel, which torch prefers in half precision, is built anew for every shape; batches have their own."""
+    if query.device.type != "cuda" or query.dtype == torch.float32:
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(kernels)  # type: ignore[no-any-return]
 
 
 def share_heads(states: Tensor, heads: int) -> Tensor:

@@ -208,7 +208,10 @@ class LSTRecipe(Recipe):
 
     def _build_module(self, config: FamilyConfig) -> LossModule:
         self._memory = PeakMemory()
-        self._module = LossModule(self.job.build_model())
+        device = torch.get_default_device()  # here fairseq2 makes it that of the run; weights are drawn on the CPU
+        with torch.device("cpu"):
+            model = self.job.build_model()
+        self._module = LossModule(model.to(device))
         if self.job.config.compile:
             _compile_blocks(self._module)
         return self._module
