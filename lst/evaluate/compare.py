@@ -25,7 +25,7 @@ SURE = 0.05
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """One benchmark of one result, in one mode: ids, groups and credits by variant, in the file's order."""
 
     kind: Benchmark
@@ -43,7 +43,7 @@ def compare(a: Sequence[Path], b: Sequence[Path], *, confidence: float = 0.95, s
     p-value (and Holm's over all headlines), and a note where the items are too few. Raises LstError if they have
     nothing in common.
     """
-    sides = [[_parts(load_manifest(path, "lst.eval")) for path in side] for side in (a, b)]
+    sides = [[read_parts(load_manifest(path, "lst.eval")) for path in side] for side in (a, b)]
     everyone = [parts for side in sides for parts in side]
     common = [key for key in everyone[0] if all(key in parts for parts in everyone)]
     only = sorted({" ".join(key) for parts in everyone for key in parts if key not in common})
@@ -65,7 +65,7 @@ def compare(a: Sequence[Path], b: Sequence[Path], *, confidence: float = 0.95, s
 
 def seeds(results: Sequence[Path]) -> dict[str, Any]:
     """Mean and standard deviation over results of models that differ in their seed, per benchmark, mode and variant."""
-    everyone = [_parts(load_manifest(path, "lst.eval")) for path in results]
+    everyone = [read_parts(load_manifest(path, "lst.eval")) for path in results]
     rows = []
     for key in [key for key in everyone[0] if all(key in parts for parts in everyone)]:
         parts = [found[key] for found in everyone]
@@ -87,7 +87,7 @@ def seeds(results: Sequence[Path]) -> dict[str, Any]:
     return {"results": [str(path) for path in results], "rows": rows}
 
 
-def _rows(key: tuple[str, str], sides: list[list[_Part]], *, confidence: float, seed: int) -> list[dict[str, Any]]:
+def _rows(key: tuple[str, str], sides: list[list[Part]], *, confidence: float, seed: int) -> list[dict[str, Any]]:
     """One row per variant; items are matched by id."""
     parts = [part for side in sides for part in side]
     first = parts[0]
@@ -131,23 +131,23 @@ def _seed_note(a: Seeds, b: Seeds) -> str:
     return ""
 
 
-def _accuracy(part: _Part, variant: str) -> float:
+def _accuracy(part: Part, variant: str) -> float:
     return float(independent(part.kind, part.groups, part.earned[variant])[0].mean())
 
 
-def _places(part: _Part, ids: Sequence[str]) -> list[int]:
+def _places(part: Part, ids: Sequence[str]) -> list[int]:
     place = {name: index for index, name in enumerate(part.ids)}
     return [place[name] for name in ids]
 
 
-def _parts(manifest: Manifest) -> dict[tuple[str, str], _Part]:
-    """Every (benchmark, mode) of a result."""
+def read_parts(manifest: Manifest) -> dict[tuple[str, str], Part]:
+    """What the items of a result (`lst.eval/1`) earned, by benchmark and mode."""
     import json
 
     import pyarrow.parquet as pq
 
     summary = json.loads(manifest.file(SUMMARY_FILE).read_text(encoding="utf-8"))
-    found: dict[tuple[str, str], _Part] = {}
+    found: dict[tuple[str, str], Part] = {}
     several = summary.get("benchmarks")
     for name, body in (several or {summary.get("kind", "storycloze"): summary}).items():
         if "modes" not in body:
@@ -160,7 +160,7 @@ def _parts(manifest: Manifest) -> dict[tuple[str, str], _Part]:
                 credit = [values[place] for place in chosen] if column.startswith("earned_") else []
                 if credit and None not in credit:
                     earned[column.removeprefix("earned_")] = np.array(credit, dtype=np.float64)
-            found[name, mode] = _Part(
+            found[name, mode] = Part(
                 BENCHMARKS[body.get("kind", "storycloze")],
                 body["bench_id"],
                 part["headline"],
