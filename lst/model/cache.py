@@ -10,7 +10,7 @@ Cost per unit: the local modules once, a `patch_size`-th of a global step, and a
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,24 +20,10 @@ from torch import Tensor
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.patching import Example
 from lst.model.attention import Attend
-from lst.model.blocks import TransformerLayer
 from lst.model.config import TransformerConfig
 from lst.model.kv import KeyValues, Rows
-from lst.model.linear import Linear
-from lst.model.local import DecoderLayer
 from lst.model.lst import LST, Activations, Prepared
-from lst.model.step import (
-    CrossWeights,
-    LayerWeights,
-    Matrix,
-    Norm,
-    PatchWeights,
-    decode,
-    global_step,
-    one_patch,
-    stack,
-    turn_table,
-)
+from lst.model.step import Steps, turn_table
 
 TABLE = 512
 """Positions whose rotations are worked out at first."""
@@ -67,28 +53,7 @@ class Incremental:
         self.tables: dict[tuple[int, float], Tensor] = {}
         self.global_steps = 0
         """Positions the global transformer has computed since `start`, prompts included, over all documents."""
-        self._take_weights()
-
-    def _take_weights(self) -> None:
-        """The model's weights as the compiled steps read them."""
-        model, encoder, decoder = self.model, self.model.encoder, self.model.decoder
-        self.layers = {
-            name: [LayerWeights.of(cast(TransformerLayer | DecoderLayer, layer)) for layer in stack.layers]
-            for name, stack in (("encoder", encoder), ("global", model.global_transformer), ("decoder", decoder))
-            if stack is not None
-        }
-        self.norms = {"global": Norm.of(model.global_transformer.norm)}
-        self.head = Matrix.from_row(model.head, self.first)
-        self.text_head = None if model.text_head is None else Matrix.from_row(model.text_head, self.first)
-        self.patch = None if encoder is None else PatchWeights.of(encoder)
-        self.cross: list[CrossWeights] = []
-        self.widen: Matrix | None = None
-        if decoder is not None:
-            self.norms["decoder"] = Norm.of(decoder.norm)
-            self.widen = Matrix.of(decoder.input) if isinstance(decoder.input, Linear) else None
-            for layer in decoder.layers:
-                decoder_layer = cast(DecoderLayer, layer)
-                self.cross.append(CrossWeights.of(decoder_layer.cross_norm, decoder_layer.cross))
+        self.steps = Steps.of(model, self.first)
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Example]) -> Tensor:
@@ -119,7 +84,7 @@ class Incremental:
         ids: list[int] = np.asarray(tokens).tolist()
         everyone = list(range(len(ids)))
         if self.model.encoder is None:
-            logits = self._global(self._embed(ids), everyone, self.head)
+            logits = self._global(self._embed(ids), everyone, by_head=True)
             self._advance()
             return self._all_ids(logits)
 
@@ -128,18 +93,18 @@ class Incremental:
         ended = [row for row in everyone if self.open[row] and not (unit[row] and len(self.open[row]) < size)]
         if ended:  # this token begins another patch, so the open one is complete, however short
             self._close(ended)
-        local = everyone if self.text_head is None else [row for row in everyone if unit[row]]
+        local = everyone if self.model.text_head is None else [row for row in everyone if unit[row]]
         hidden = None
         if local:
             hidden = self._encode([ids[row] for row in local], local)
             for place, row in enumerate(local):
                 self.open[row].append(hidden[place : place + 1])
-        straight = [] if self.text_head is None else [row for row in everyone if not unit[row]]
+        straight = [] if self.model.text_head is None else [row for row in everyone if not unit[row]]
         text_logits = None
         if straight:
             assert self.model.text_embedding is not None
             text_ids = torch.tensor([ids[row] for row in straight], device=self.device)
-            text_logits = self._global(self.model.text_embedding(text_ids), straight, self.text_head)
+            text_logits = self._global(self.model.text_embedding(text_ids), straight, by_head=True)
         full = [row for row in local if len(self.open[row]) >= size or not unit[row]]
         if full:
             self._close(full)
@@ -178,12 +143,13 @@ class Incremental:
 
     def _encode(self, ids: list[int], rows: Rows) -> Tensor:
         """Encoder states (R, d) of the new tokens of `rows`."""
-        encoder = self.config.encoder
+        encoder, encode = self.config.encoder, self.steps.encode
         assert encoder is not None
+        assert encode is not None
         turn = self._turn([self.positions[row] for row in rows], encoder)
         cache = self.caches["encoder"]
         places = cache.adding(rows)
-        return stack(self._embed(ids), self.layers["encoder"], turn, cache.keys, cache.values, places)  # type: ignore[no-any-return]
+        return encode(self._embed(ids), turn, cache.keys, cache.values, places)
 
     def _close(self, rows: Rows) -> None:
         """Makes patches of the open tokens of `rows` and sends them through the global transformer."""
@@ -194,62 +160,38 @@ class Incremental:
             inside = torch.tensor([[place < size for place in range(most)] for size in sizes], device=self.device)
             patches = [patch + [patch[-1]] * (most - len(patch)) for patch in patches]
         states = torch.cat([state for patch in patches for state in patch]).view(len(rows), most, -1)
-        self._global(one_patch(states, inside, self.patch), rows)
+        assert self.steps.patch is not None
+        self._global(self.steps.patch(states, inside), rows)
         for row in rows:
             self.open[row] = []
 
-    def _global(self, x: Tensor, rows: Rows, head: Matrix | None = None) -> Tensor:
+    def _global(self, x: Tensor, rows: Rows, *, by_head: bool = False) -> Tensor:
         """The global transformer on one new patch (R, d_global) of each of `rows`; keeps what the decoder needs.
 
-        Returns its outputs or, with a `head`, logits.
+        Returns its outputs or, `by_head`, logits.
         """
-        cache, prefix, decoder = self.caches["global"], self.caches.get("prefix"), self.config.decoder
+        cache, decoder = self.caches["global"], self.config.decoder
         positions = [cache.counts[row] for row in rows]
         turn = self._turn(positions, self.config.global_transformer)
         self.global_steps += len(rows)
         places = cache.adding(rows)
-        prefix_places = None if prefix is None else prefix.adding(rows)
-        cross_turn = turn
+        known: tuple[Any, ...] = (None, None, None, None)
         if decoder is not None:
-            cross_turn = self._cross_turn(positions, decoder)
-        return global_step(  # type: ignore[no-any-return]
-            x,
-            self.layers["global"],
-            self.norms["global"],
-            turn,
-            cache.keys,
-            cache.values,
-            places,
-            head,
-            self.cross,
-            cross_turn,
-            None if prefix is None else prefix.keys,
-            None if prefix is None else prefix.values,
-            prefix_places,
-        )
+            prefix = self.caches["prefix"]
+            prefix_places = prefix.adding(rows)  # first: it may make room
+            known = (self._cross_turn(positions, decoder), prefix.keys, prefix.values, prefix_places)
+        return self.steps.of_global(x, by_head, turn, cache.keys, cache.values, places, *known)
 
     def _decode(self, hidden: Tensor, rows: Rows) -> Tensor:
         """Logits (R, V) from the encoder's states (R, d)."""
         prefix, cache, decoder = self.caches["prefix"], self.caches["decoder"], self.config.decoder
         assert decoder is not None
+        assert self.steps.decode is not None
         turn = self._turn([self.positions[row] for row in rows], decoder)
         query_turn = self._cross_turn([max(prefix.counts[row] - 1, 0) for row in rows], decoder)
         seen, places = prefix.reading(rows), cache.adding(rows)
-        return decode(  # type: ignore[no-any-return]
-            hidden,
-            self.widen,
-            self.layers["decoder"],
-            self.norms["decoder"],
-            turn,
-            cache.keys,
-            cache.values,
-            places,
-            self.head,
-            self.cross,
-            query_turn,
-            prefix.keys,
-            prefix.values,
-            seen,
+        return self.steps.decode(
+            hidden, turn, cache.keys, cache.values, places, query_turn, prefix.keys, prefix.values, seen
         )
 
     def _cross_turn(self, patches: list[int], config: TransformerConfig) -> Tensor:

@@ -6,15 +6,26 @@ the forward and both backward products take half the time (benchmarks/NOTES.md).
 so nothing is copied around. Everything else (other devices and types, autocast, torch.compile) is left to torch.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.backends import xnnpack
 from torch.nn import functional as F
 
-NARROW, SMALL = 256, 1 << 19
-"""Inputs or outputs, and weights, up to which plain columns are better for one row than the packed matrix: there a call
-of oneDNN takes longer than its faster reading saves (benchmarks/NOTES.md)."""
+SMALL = 1 << 21
+"""Weights up to which a packed layer keeps a second layout, for products with one row: in larger ones what a call of
+oneDNN costs besides the reading no longer counts, and memory does (benchmarks/NOTES.md)."""
+
+
+class Layout(NamedTuple):
+    """A linear layer's weight (out, in) for inference."""
+
+    weight: Tensor
+    packed: bool
+    """Whether `weight` is in oneDNN's own order, or as it was."""
+    for_one: Any
+    """The weight once more, in XNNPACK's order (a `LinearOpContext`), or None."""
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -29,14 +40,18 @@ class Linear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.packed: Tensor | None = None
+        self.packed: Layout | None = None
         """What `pack` made of the weight."""
-        self.columns: Tensor | None = None
-        """The transposed weight (in, out), which `pack` adds if it is small: for one row (`lst.model.step`)."""
+
+    def layout(self, first: int = 0) -> Layout:
+        """For inference; of the outputs from `first` on, if not 0, a copy of its own."""
+        if self.packed is None:
+            return Layout(self.weight.detach()[first:], False, None)
+        return self.packed if first == 0 else _packed(self.packed.weight.to_dense()[first:].contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None:
-            return _onednn(x, self.packed) if x.numel() else x.new_zeros(*x.shape[:-1], self.out_features)
+            return _onednn(x, self.packed.weight) if x.numel() else x.new_zeros(*x.shape[:-1], self.out_features)
         if not _onednn_does(x):
             return F.linear(x, self.weight)
         if not torch.is_grad_enabled():
@@ -47,25 +62,29 @@ class Linear(nn.Linear):
 def pack(model: nn.Module) -> None:
     """Lays out the weights of `model`'s linear layers for inference on a CPU; elsewhere it does nothing.
 
-    A product with one row reads every weight once; laid out in the order of reading, that takes half the time. Small
-    matrices are kept as `columns` besides. The layers give up their `weight`: the model can no longer be trained, saved
-    or moved.
+    A product with one row reads every weight once; laid out in the order of reading, that takes half the time. Layers
+    of at most `SMALL` weights then hold them twice. They all give up their `weight`: the model can no longer be
+    trained, saved or moved.
     """
+    # XNNPACK has threads of its own, as many as there are processors until their number is set: as many as torch has.
+    torch.set_num_threads(torch.get_num_threads())
     for layer in model.modules():
         if isinstance(layer, Linear) and layer.packed is None and _onednn_does(layer.weight):
-            layer.packed, layer.columns = _laid_out(layer.weight.detach())
+            layer.packed = _packed(layer.weight.detach())
             del layer.weight
 
 
-def pack_rows(layer: Linear, first: int) -> tuple[Tensor, Tensor | None]:
-    """`packed` and `columns` of a packed layer's outputs from `first` on alone: a smaller matrix beside the whole."""
-    assert layer.packed is not None
-    return _laid_out(layer.packed.to_dense()[first:].contiguous())
+def _packed(weight: Tensor) -> Layout:
+    for_one = _for_one(weight) if weight.numel() <= SMALL and xnnpack.enabled else None  # type: ignore[attr-defined]
+    return Layout(torch.ops.mkldnn._reorder_linear_weight(weight, 1), True, for_one)
 
 
-def _laid_out(weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    small = min(weight.shape) <= NARROW and weight.numel() <= SMALL
-    return torch.ops.mkldnn._reorder_linear_weight(weight, 1), weight.T.contiguous() if small else None
+def _for_one(weight: Tensor) -> Any:
+    """XNNPACK's layout of a weight: its calls cost little besides the reading."""
+    copied = weight.clone()
+    context = torch.ops.prepacked.linear_clamp_prepack(copied, None)
+    copied.untyped_storage().resize_(0)  # the context would keep it for ever, and never read it again
+    return context
 
 
 class _Product(torch.autograd.Function):

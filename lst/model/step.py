@@ -2,21 +2,28 @@
 
 The same weights and the same algebra as `lst.model.blocks` and `lst.model.local`, compiled by TorchScript: for a single
 token a layer is some forty tiny operations between four products that read all its weights, and Python would take as
-long over the former as the memory over the latter (benchmarks/NOTES.md). States are (R, d), one row per document.
-Tests hold the results equal to the full forward pass.
+long over the former as the memory over the latter (benchmarks/NOTES.md). The compiled modules hold the weights, which
+are many: as arguments they would be converted at every call. States are (R, d), one row per document. Tests hold the
+results equal to the full forward pass.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lst.model.blocks import CrossAttention, RMSNorm, TransformerLayer, rotation
 from lst.model.kv import Places
-from lst.model.linear import Linear, pack_rows
-from lst.model.local import DecoderLayer, PatchEncoder
+from lst.model.linear import Linear
+from lst.model.local import DecoderLayer, PatchDecoder, PatchEncoder
+from lst.model.lst import LST
+
+Step = Callable[..., Tensor]
+"""The forward function of one of the modules below, as TorchScript."""
 
 
 def turn_table(positions: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
@@ -30,137 +37,45 @@ def turn_table(positions: int, head_dim: int, theta: float, device: torch.device
     return table.mul_(head_dim**-0.25)
 
 
-class Matrix(NamedTuple):
-    """The weight (out, in) of a linear layer, as it is or packed, and its `columns` (`lst.model.linear.pack`)."""
+class Products(nn.Module):
+    """One linear layer of every layer of a stack: (R, in) to (R, out) by the matrix of layer `number`."""
 
-    weight: Tensor
-    packed: bool
-    columns: Tensor | None
+    packed: Final[bool]
+    for_one: Final[bool]
 
-    @staticmethod
-    def of(layer: Linear) -> "Matrix":
-        if layer.packed is None:
-            return Matrix(layer.weight.detach(), False, None)
-        return Matrix(layer.packed, True, layer.columns)
+    def __init__(self, linears: Sequence[Linear], first: int = 0) -> None:
+        """`first`: only the outputs from there on."""
+        super().__init__()
+        layouts = [linear.layout(first) for linear in linears]
+        self.weights = [layout.weight for layout in layouts]
+        self.contexts = [layout.for_one for layout in layouts]
+        self.packed = layouts[0].packed
+        self.for_one = layouts[0].for_one is not None
 
-    @staticmethod
-    def from_row(layer: Linear, first: int) -> "Matrix":
-        """Only the outputs from `first` on."""
-        if first == 0:
-            return Matrix.of(layer)
-        if layer.packed is None:
-            return Matrix(layer.weight.detach()[first:], False, None)
-        packed, columns = pack_rows(layer, first)
-        return Matrix(packed, True, columns)
-
-
-class Norm(NamedTuple):
-    """The weight of an RMSNorm times sqrt(d), and sqrt(d eps)."""
-
-    weight: Tensor
-    floor: Tensor
-
-    @staticmethod
-    def of(norm: RMSNorm) -> "Norm":
-        weight: Tensor = norm.weight.detach().float()
-        dim = len(weight)
-        return Norm(weight * math.sqrt(dim), weight.new_tensor(math.sqrt(dim * norm.eps)))
+    def forward(self, x: Tensor, number: int) -> Tensor:
+        if self.for_one and x.size(0) == 1:
+            one: Tensor = torch.ops.prepacked.linear_clamp_run(x, self.contexts[number])
+            return one
+        if self.packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weights[number], None, "none", [], "")
+            return out
+        return F.linear(x, self.weights[number])
 
 
-class LayerWeights(NamedTuple):
-    """Self-attention and feed-forward of a layer."""
+class Norms(nn.Module):
+    """One RMSNorm of every layer of a stack: sqrt(mean(x^2) + eps) is hypot(|x|, sqrt(d eps)) / sqrt(d)."""
 
-    attention_norm: Norm
-    qkv: Matrix
-    out: Matrix
-    ffn_norm: Norm
-    gate_up: Matrix
-    down: Matrix
-    heads: int
-    kv_heads: int
+    def __init__(self, norms: Sequence[RMSNorm]) -> None:
+        super().__init__()
+        dim = len(norms[0].weight)
+        self.weights = [norm.weight.detach().float() * math.sqrt(dim) for norm in norms]
+        self.floor = self.weights[0].new_tensor(math.sqrt(dim * norms[0].eps))
 
-    @staticmethod
-    def of(layer: TransformerLayer | DecoderLayer) -> "LayerWeights":
-        attention, ffn = layer.attention, layer.ffn
-        return LayerWeights(
-            Norm.of(layer.attention_norm),
-            Matrix.of(attention.qkv),
-            Matrix.of(attention.out),
-            Norm.of(layer.ffn_norm),
-            Matrix.of(ffn.gate_up),
-            Matrix.of(ffn.down),
-            attention.heads,
-            attention.kv_heads,
-        )
-
-
-class CrossWeights(NamedTuple):
-    """Cross-attention of a decoder layer or of the patch encoder."""
-
-    norm: Norm
-    query: Matrix
-    key_value: Matrix
-    out: Matrix
-    heads: int
-    kv_heads: int
-
-    @staticmethod
-    def of(norm: RMSNorm, cross: CrossAttention) -> "CrossWeights":
-        return CrossWeights(
-            Norm.of(norm),
-            Matrix.of(cross.query),
-            Matrix.of(cross.key_value),
-            Matrix.of(cross.out),
-            cross.heads,
-            cross.kv_heads,
-        )
-
-
-class PatchWeights(NamedTuple):
-    """What makes a patch of token states: pooling, cross-attention, projection."""
-
-    pooling: str
-    split: Matrix | None
-    token_norm: Norm
-    cross: CrossWeights
-    output: Matrix
-
-    @staticmethod
-    def of(encoder: PatchEncoder) -> "PatchWeights":
-        return PatchWeights(
-            encoder.pooling,
-            None if encoder.split is None else Matrix.of(encoder.split),
-            Norm.of(encoder.token_norm),
-            CrossWeights.of(encoder.query_norm, encoder.cross),
-            Matrix.of(encoder.output),
-        )
-
-
-def _product(x: Tensor, matrix: Matrix) -> Tensor:
-    columns = matrix.columns
-    if columns is not None and x.size(0) == 1:
-        return torch.mm(x, columns)
-    if matrix.packed:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix.weight, None, "none", [], "")
-        return out
-    return F.linear(x, matrix.weight)
-
-
-def _add_product(x: Tensor, y: Tensor, matrix: Matrix) -> Tensor:
-    """x plus the product of y with the matrix."""
-    columns = matrix.columns
-    if columns is not None and x.size(0) == 1:
-        return torch.addmm(x, y, columns)
-    return x + _product(y, matrix)
-
-
-def _normed(x: Tensor, norm: Norm) -> Tensor:
-    """RMSNorm: sqrt(mean(x^2) + eps) is hypot(|x|, sqrt(d eps)) / sqrt(d)."""
-    if x.dtype == torch.float32:
-        return (x * norm.weight).div_(torch.hypot(torch.linalg.vector_norm(x, 2, [-1], True), norm.floor))
-    wide = x.float()
-    length = torch.linalg.vector_norm(wide, 2, [-1], True)
-    return (wide * norm.weight).div_(torch.hypot(length, norm.floor)).to(x.dtype)
+    def forward(self, x: Tensor, number: int) -> Tensor:
+        wide = x if x.dtype == torch.float32 else x.float()
+        length = torch.hypot(torch.linalg.vector_norm(wide, 2, [-1], True), self.floor)
+        normed = (wide * self.weights[number]).div_(length)
+        return normed if x.dtype == torch.float32 else normed.to(x.dtype)
 
 
 def _turned(states: Tensor, turn: Tensor) -> Tensor:
@@ -202,146 +117,234 @@ def _read(query: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor
     return out if keep is None else out * keep
 
 
-def _token_layer(
-    x: Tensor, weights: LayerWeights, turn: Tensor, keys: Tensor, values: Tensor, places: Places
-) -> Tensor:
-    joined = _product(_normed(x, weights.attention_norm), weights.qkv)
-    both = weights.heads + weights.kv_heads
-    joined = joined.view(x.size(0), both + weights.kv_heads, -1)
-    turned = _turned(joined[:, :both], turn)
-    _write(turned[:, weights.heads :], joined[:, both:], keys, values, places)
-    x = _add_product(x, _read(turned[:, : weights.heads], keys, values, places), weights.out)
-    gate, up = _product(_normed(x, weights.ffn_norm), weights.gate_up).chunk(2, -1)
-    return _add_product(x, F.silu(gate).mul_(up), weights.down)
+class TokenLayers(nn.Module):
+    """Self-attention and feed-forward of every layer of a stack."""
+
+    heads: Final[int]
+    kv_heads: Final[int]
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        all_layers = [cast(TransformerLayer | DecoderLayer, layer) for layer in layers]
+        self.attention_norm = Norms([layer.attention_norm for layer in all_layers])
+        self.qkv = Products([layer.attention.qkv for layer in all_layers])
+        self.out = Products([layer.attention.out for layer in all_layers])
+        self.ffn_norm = Norms([layer.ffn_norm for layer in all_layers])
+        self.gate_up = Products([layer.ffn.gate_up for layer in all_layers])
+        self.down = Products([layer.ffn.down for layer in all_layers])
+        self.heads, self.kv_heads = all_layers[0].attention.heads, all_layers[0].attention.kv_heads
+
+    def forward(self, x: Tensor, number: int, turn: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor:
+        """Layer `number`; `keys`, `values` (R * G, N, D) are its own."""
+        joined = self.qkv(self.attention_norm(x, number), number)
+        both = self.heads + self.kv_heads
+        joined = joined.view(x.size(0), both + self.kv_heads, -1)
+        turned = _turned(joined[:, :both], turn)
+        _write(turned[:, self.heads :], joined[:, both:], keys, values, places)
+        x = x + self.out(_read(turned[:, : self.heads], keys, values, places), number)
+        gate, up = self.gate_up(self.ffn_norm(x, number), number).chunk(2, -1)
+        out: Tensor = x + self.down(F.silu(gate).mul_(up), number)
+        return out
 
 
-def _remember(
-    patch: Tensor,
-    weights: CrossWeights,
-    turn: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    places: Places,
-) -> None:
-    joined = _product(patch, weights.key_value).view(patch.size(0), 2 * weights.kv_heads, -1)
-    key = _turned(joined[:, : weights.kv_heads], turn)
-    _write(key, joined[:, weights.kv_heads :], keys, values, places)
+class EncoderStep(nn.Module):
+    """Embeddings (R, d) to the encoder's states; their keys and values are added to the cache."""
+
+    count: Final[int]
+
+    def __init__(self, encoder: PatchEncoder) -> None:
+        super().__init__()
+        self.layers = TokenLayers(encoder.layers)
+        self.count = len(encoder.layers)
+
+    def forward(self, x: Tensor, turn: Tensor, keys: Tensor, values: Tensor, places: Places) -> Tensor:
+        for number in range(self.count):
+            x = self.layers(x, number, turn, keys[number], values[number], places)
+        return x
 
 
-def _look(
-    x: Tensor,
-    weights: CrossWeights,
-    turn: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    places: Places,
-) -> Tensor:
-    query = _product(_normed(x, weights.norm), weights.query).view(x.size(0), weights.heads, -1)
-    query = _turned(query, turn)
-    return _add_product(x, _read(query, keys, values, places), weights.out)
+class PatchStep(nn.Module):
+    """`PatchEncoder.patches` for one patch per row: token states (R, n, d) to (R, d_global)."""
 
+    pooling: Final[str]
+    several: Final[bool]
+    heads: Final[int]
+    kv_heads: Final[int]
 
-def _stack(
-    x: Tensor,
-    layers: list[LayerWeights],
-    turn: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    places: Places,
-) -> Tensor:
-    for number, weights in enumerate(layers):
-        x = _token_layer(x, weights, turn, keys[number], values[number], places)
-    return x
+    def __init__(self, encoder: PatchEncoder) -> None:
+        super().__init__()
+        cross = encoder.cross
+        self.pooling = encoder.pooling
+        self.several = encoder.split is not None
+        self.split = None if encoder.split is None else Products([encoder.split])
+        self.token_norm, self.query_norm = Norms([encoder.token_norm]), Norms([encoder.query_norm])
+        self.query, self.key_value = Products([cross.query]), Products([cross.key_value])
+        self.out, self.output = Products([cross.out]), Products([encoder.output])
+        self.heads, self.kv_heads = cross.heads, cross.kv_heads
 
+    def forward(self, hidden: Tensor, inside: Tensor | None) -> Tensor:
+        """`inside` (R, n) bool: which of the n are the row's own, first to last; None: all of them."""
+        rows, tokens, dim = hidden.size(0), hidden.size(1), hidden.size(2)
+        pooled = self._pooled(hidden, inside)
+        if self.split is not None:
+            pooled = self.split(pooled, 0)
+        queries = pooled.view(-1, dim)
+        query = self.query(self.query_norm(queries, 0), 0).view(rows, -1, self.heads, dim // self.heads)
+        joined = self.key_value(self.token_norm(hidden, 0).flatten(0, 1), 0)
+        joined = joined.view(rows, tokens, 2 * self.kv_heads, -1)
+        key, value = joined[:, :, : self.kv_heads], joined[:, :, self.kv_heads :]
+        if self.kv_heads != self.heads:
+            key = key.repeat_interleave(self.heads // self.kv_heads, 2)
+            value = value.repeat_interleave(self.heads // self.kv_heads, 2)
+        found = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=None if inside is None else inside[:, None, None],
+        )
+        found = queries + self.out(found.transpose(1, 2).reshape(-1, dim), 0)
+        patch: Tensor = self.output(found.view(rows, -1), 0)
+        return patch
 
-def _global_step(
-    x: Tensor,
-    layers: list[LayerWeights],
-    norm: Norm,
-    turn: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    places: Places,
-    head: Matrix | None,
-    cross: list[CrossWeights],
-    cross_turn: Tensor,
-    prefix_keys: Tensor | None,
-    prefix_values: Tensor | None,
-    prefix_places: Places | None,
-) -> Tensor:
-    out = _normed(_stack(x, layers, turn, keys, values, places), norm)
-    if prefix_keys is not None and prefix_values is not None and prefix_places is not None:
-        for number, weights in enumerate(cross):
-            _remember(out, weights, cross_turn, prefix_keys[number], prefix_values[number], prefix_places)
-    return out if head is None else _product(out, head).float()
-
-
-def _decode(
-    x: Tensor,
-    widen: Matrix | None,
-    layers: list[LayerWeights],
-    norm: Norm,
-    turn: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    places: Places,
-    head: Matrix,
-    cross: list[CrossWeights],
-    cross_turn: Tensor,
-    prefix_keys: Tensor,
-    prefix_values: Tensor,
-    prefix_places: Places,
-) -> Tensor:
-    if widen is not None:
-        x = _product(x, widen)
-    for number, weights in enumerate(layers):
-        seen_keys, seen_values = prefix_keys[number], prefix_values[number]
-        x = _look(x, cross[number], cross_turn, seen_keys, seen_values, prefix_places)
-        x = _token_layer(x, weights, turn, keys[number], values[number], places)
-    return _product(_normed(x, norm), head).float()
-
-
-def _one_patch(hidden: Tensor, inside: Tensor | None, weights: PatchWeights) -> Tensor:
-    rows, tokens, dim = hidden.size(0), hidden.size(1), hidden.size(2)
-    if weights.pooling == "max":
-        pooled = (hidden if inside is None else hidden.masked_fill(~inside[:, :, None], -float("inf"))).amax(1)
-    else:
-        shares = torch.ones([rows, tokens], dtype=hidden.dtype, device=hidden.device)
+    def _pooled(self, hidden: Tensor, inside: Tensor | None) -> Tensor:
+        """(R, d)."""
+        if self.pooling == "max":
+            return (hidden if inside is None else hidden.masked_fill(~inside[:, :, None], -float("inf"))).amax(1)
+        shares = torch.ones([hidden.size(0), hidden.size(1)], dtype=hidden.dtype, device=hidden.device)
         if inside is not None:
             shares = inside.to(hidden.dtype)
-        if weights.pooling == "last":  # only the token that no other follows
+        if self.pooling == "last":  # only the token that no other follows
             shares = shares - F.pad(shares[:, 1:], [0, 1])
-        pooled = (shares[:, None] @ hidden)[:, 0] / shares.sum(1, keepdim=True)
-    split, cross = weights.split, weights.cross
-    if split is not None:
-        pooled = _product(pooled, split)
-    queries = pooled.view(rows, -1, dim)
-    query = _product(_normed(queries, cross.norm).flatten(0, 1), cross.query).view(
-        rows, queries.size(1), cross.heads, -1
-    )
-    joined = _product(_normed(hidden, weights.token_norm).flatten(0, 1), cross.key_value)
-    joined = joined.view(rows, tokens, 2 * cross.kv_heads, -1)
-    key, value = joined[:, :, : cross.kv_heads], joined[:, :, cross.kv_heads :]
-    if cross.kv_heads != cross.heads:
-        key = key.repeat_interleave(cross.heads // cross.kv_heads, 2)
-        value = value.repeat_interleave(cross.heads // cross.kv_heads, 2)
-    found = F.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=None if inside is None else inside[:, None, None],
-    )
-    found = _add_product(queries.flatten(0, 1), found.transpose(1, 2).reshape(-1, dim), cross.out)
-    return _product(found.view(rows, -1), weights.output)
+        return (shares[:, None] @ hidden)[:, 0] / shares.sum(1, keepdim=True)
 
 
-stack = torch.jit.script(_stack)
-"""States (R, d) through layers of self-attention and feed-forward; their keys and values are added to the cache."""
-global_step = torch.jit.script(_global_step)
-"""Patches (R, d_global) through the global transformer, its norm and, if there is one, `head`. What the decoder's
-cross-attention needs of them goes into the prefix cache."""
-decode = torch.jit.script(_decode)
-"""Encoder states (R, d) to logits: the decoder with what its layers find in the prefix, norm and head."""
-one_patch = torch.jit.script(_one_patch)
-"""`PatchEncoder.patches` for one patch per row: token states (R, n, d) to (R, d_global). `inside` (R, n) bool: which of
-the n are the row's own, first to last; None: all of them."""
+class GlobalStep(nn.Module):
+    """Patches (R, d_global) through the global transformer and its norm; with `by_head`, to logits (R, V).
+
+    What the decoder's cross-attention needs of them goes into the prefix cache.
+    """
+
+    count: Final[int]
+    cross_count: Final[int]
+    kv_heads: Final[int]
+
+    def __init__(self, model: LST, first: int) -> None:
+        """`first`: of the ids that have logits."""
+        super().__init__()
+        head = model.head if model.encoder is None else model.text_head
+        self.layers = TokenLayers(model.global_transformer.layers)
+        self.count = len(model.global_transformer.layers)
+        self.norm = Norms([model.global_transformer.norm])
+        self.head = None if head is None else Products([head], first)
+        crosses = [] if model.decoder is None else _crosses(model.decoder)
+        self.key_value = Products([cross.key_value for cross in crosses]) if crosses else None
+        self.cross_count, self.kv_heads = len(crosses), crosses[0].kv_heads if crosses else 0
+
+    def forward(
+        self,
+        x: Tensor,
+        by_head: bool,
+        turn: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        places: Places,
+        cross_turn: Tensor | None,
+        prefix_keys: Tensor | None,
+        prefix_values: Tensor | None,
+        prefix_places: Places | None,
+    ) -> Tensor:
+        for number in range(self.count):
+            x = self.layers(x, number, turn, keys[number], values[number], places)
+        out: Tensor = self.norm(x, 0)
+        if self.key_value is not None:
+            assert cross_turn is not None
+            assert prefix_keys is not None
+            assert prefix_values is not None
+            assert prefix_places is not None
+            for number in range(self.cross_count):
+                joined = self.key_value(out, number).view(out.size(0), 2 * self.kv_heads, -1)
+                key, value = _turned(joined[:, : self.kv_heads], cross_turn), joined[:, self.kv_heads :]
+                _write(key, value, prefix_keys[number], prefix_values[number], prefix_places)
+        if self.head is not None and by_head:
+            out = self.head(out, 0).float()
+        return out
+
+
+class DecoderStep(nn.Module):
+    """The encoder's states (R, d) to logits (R, V): the layers with what they find in the prefix, norm and head."""
+
+    count: Final[int]
+    heads: Final[int]
+
+    def __init__(self, decoder: PatchDecoder, head: Linear, first: int) -> None:
+        """`first`: of the ids that have logits."""
+        super().__init__()
+        crosses = _crosses(decoder)
+        self.widen = Products([decoder.input]) if isinstance(decoder.input, Linear) else None
+        self.cross_norm = Norms([cast(DecoderLayer, layer).cross_norm for layer in decoder.layers])
+        self.query = Products([cross.query for cross in crosses])
+        self.out = Products([cross.out for cross in crosses])
+        self.layers = TokenLayers(decoder.layers)
+        self.count, self.heads = len(crosses), crosses[0].heads
+        self.norm = Norms([decoder.norm])
+        self.head = Products([head], first)
+
+    def forward(
+        self,
+        x: Tensor,
+        turn: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        places: Places,
+        cross_turn: Tensor,
+        prefix_keys: Tensor,
+        prefix_values: Tensor,
+        prefix_places: Places,
+    ) -> Tensor:
+        if self.widen is not None:
+            x = self.widen(x, 0)
+        for number in range(self.count):
+            query = self.query(self.cross_norm(x, number), number).view(x.size(0), self.heads, -1)
+            query = _turned(query, cross_turn)
+            x = x + self.out(_read(query, prefix_keys[number], prefix_values[number], prefix_places), number)
+            x = self.layers(x, number, turn, keys[number], values[number], places)
+        logits: Tensor = self.head(self.norm(x, 0), 0).float()
+        return logits
+
+
+def _crosses(decoder: PatchDecoder) -> list[CrossAttention]:
+    return [cast(DecoderLayer, layer).cross for layer in decoder.layers]
+
+
+class Steps(NamedTuple):
+    """The compiled steps of a model; the last three are None without local modules."""
+
+    of_global: Step
+    encode: Step | None
+    patch: Step | None
+    decode: Step | None
+
+    @staticmethod
+    def of(model: LST, first: int = 0) -> "Steps":
+        """`first`: of the ids that have logits. Kept for a packed model, whose weights no longer change."""
+        kept = _kept.setdefault(model, {}) if model.head.packed is not None else {}
+        if first not in kept:
+            kept[first] = Steps._made(model, first)
+        return kept[first]
+
+    @staticmethod
+    def _made(model: LST, first: int) -> "Steps":
+        encoder, decoder = model.encoder, model.decoder
+        of_global = _compiled(GlobalStep(model, first))
+        if encoder is None or decoder is None:
+            return Steps(of_global, None, None, None)
+        local = (EncoderStep(encoder), PatchStep(encoder), DecoderStep(decoder, model.head, first))
+        return Steps(of_global, *map(_compiled, local))
+
+
+_kept: WeakKeyDictionary[LST, dict[int, Steps]] = WeakKeyDictionary()
+
+
+def _compiled(step: nn.Module) -> Step:
+    forward: Step = torch.jit.script(step).forward
+    return forward

@@ -62,16 +62,19 @@ def test_cached_equals_full_at_every_position(mode: str, changes: dict[str, Any]
             at = at + 1
 
 
-def test_the_global_transformer_runs_once_per_patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lst.model import cache
-
+def test_the_global_transformer_runs_once_per_patch() -> None:
     calls: list[int] = []
-    step = cache.global_step
-    monkeypatch.setattr(cache, "global_step", lambda *parts: calls.append(1) or step(*parts))
     rng = np.random.default_rng(1)
     model = tiny_model("static")
     tokens = document(rng, 11, -2, 8)
     cached = Incremental(model)
+    step = cached.steps.of_global
+
+    def counted(*parts: Any) -> Tensor:
+        calls.append(1)
+        return step(*parts)
+
+    cached.steps = cached.steps._replace(of_global=counted)
     cached.start([static_example(tokens[:4], 4)])
     for token in tokens[4:]:
         cached.step([int(token)])
@@ -106,7 +109,7 @@ def test_an_aligned_prompt_goes_on_in_static_patches() -> None:
         close(logits[0], expected[len(tokens) - 1 + n])
 
 
-@pytest.mark.parametrize("layout", ["plain", "packed", "columns"])
+@pytest.mark.parametrize("layout", ["plain", "packed", "for one"])
 @pytest.mark.parametrize(("mode", "changes"), VARIANTS, ids=IDS)
 def test_logits_of_speech_alone(
     mode: str, changes: dict[str, Any], layout: str, monkeypatch: pytest.MonkeyPatch
@@ -126,6 +129,14 @@ def test_logits_of_speech_alone(
         found = cached.step(tokens[n : n + 1])[0]
         assert (found[: VOCABULARY.text_size] == -torch.inf).all()
         close(found[VOCABULARY.text_size :], expected[n, VOCABULARY.text_size :])
+
+
+def test_steps_are_kept_only_of_weights_that_stay() -> None:
+    model = tiny_model("static")
+    assert Incremental(model).steps is not Incremental(model).steps
+    pack(model)
+    assert Incremental(model).steps is Incremental(model).steps
+    assert Incremental(model).steps is not Incremental(model, only_speech=True).steps
 
 
 def test_batched_equals_alone() -> None:
