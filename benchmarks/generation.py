@@ -23,7 +23,7 @@ from lst.generate.sampling import GenerateConfig, Grammar, choose, draw
 from lst.model.cache import Incremental
 from lst.model.config import LSTConfig
 from lst.model.flops import parameters
-from lst.model.linear import Linear, pack
+from lst.model.linear import pack
 from lst.model.lst import LST
 from lst.model.presets import preset
 
@@ -53,6 +53,7 @@ def models(shape: str, *, text_size: int = TEXT_SIZE, inference: bool = True) ->
     with torch.device("meta"):
         patched = LST(preset(shape, text_size=text_size))
         base = LST(preset(shape, text_size=text_size, base="same-global"))
+    base.global_transformer = patched.global_transformer
     drawn = torch.empty(1 << 20).uniform_(-0.03, 0.03)
     for model in (patched, base):
         for module in model.modules():
@@ -60,9 +61,8 @@ def models(shape: str, *, text_size: int = TEXT_SIZE, inference: bool = True) ->
                 if value.device.type == "meta":
                     made = torch.ones(value.shape) if value.ndim == 1 else _tiled(drawn, value.shape)
                     module.register_parameter(name, torch.nn.Parameter(made, requires_grad=not inference))
-            if inference and isinstance(module, Linear):
-                pack(module)
-        base.global_transformer = patched.global_transformer
+        if inference:
+            pack(model)
         model.train(not inference)
     return patched, base
 

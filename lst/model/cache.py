@@ -82,6 +82,16 @@ class Incremental:
     def step(self, tokens: NDArray[np.int32] | Sequence[int]) -> Tensor:
         """Appends one token to each document, (B,), and returns the next logits."""
         ids: list[int] = np.asarray(tokens).tolist()
+        threads = torch.get_num_threads()
+        if len(ids) > 1 or threads == 1 or not self.steps.by_one_thread:
+            return self._append(ids)
+        torch.set_num_threads(1)
+        try:
+            return self._append(ids)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _append(self, ids: list[int]) -> Tensor:
         everyone = list(range(len(ids)))
         if self.model.encoder is None:
             logits = self._global(self._embed(ids), everyone, by_head=True)

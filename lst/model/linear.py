@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.backends import xnnpack
 from torch.nn import functional as F
 
-SMALL = 1 << 21
-"""Weights up to which a packed layer keeps a second layout, for products with one row: in larger ones what a call of
-oneDNN costs besides the reading no longer counts, and memory does (benchmarks/NOTES.md)."""
+SMALL = 1 << 26
+"""Weights of a model up to which its layers keep a second layout, for products with one row by one thread. In larger
+models what a call of oneDNN costs besides the reading counts for little, and memory and more threads for much
+(benchmarks/NOTES.md)."""
 
 
 class Layout(NamedTuple):
@@ -47,7 +48,10 @@ class Linear(nn.Linear):
         """For inference; of the outputs from `first` on, if not 0, a copy of its own."""
         if self.packed is None:
             return Layout(self.weight.detach()[first:], False, None)
-        return self.packed if first == 0 else _packed(self.packed.weight.to_dense()[first:].contiguous())
+        if first == 0:
+            return self.packed
+        rows = self.packed.weight.to_dense()[first:].contiguous()
+        return _packed(rows, for_one=self.packed.for_one is not None)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None:
@@ -62,21 +66,21 @@ class Linear(nn.Linear):
 def pack(model: nn.Module) -> None:
     """Lays out the weights of `model`'s linear layers for inference on a CPU; elsewhere it does nothing.
 
-    A product with one row reads every weight once; laid out in the order of reading, that takes half the time. Layers
-    of at most `SMALL` weights then hold them twice. They all give up their `weight`: the model can no longer be
+    A product with one row reads every weight once; laid out in the order of reading, that takes half the time. A model
+    of at most `SMALL` weights then holds them twice. The layers give up their `weight`: the model can no longer be
     trained, saved or moved.
     """
-    # XNNPACK has threads of its own, as many as there are processors until their number is set: as many as torch has.
-    torch.set_num_threads(torch.get_num_threads())
-    for layer in model.modules():
-        if isinstance(layer, Linear) and layer.packed is None and _onednn_does(layer.weight):
-            layer.packed = _packed(layer.weight.detach())
+    layers = [layer for layer in model.modules() if isinstance(layer, Linear)]
+    small = sum(layer.in_features * layer.out_features for layer in layers) <= SMALL
+    for layer in layers:
+        if layer.packed is None and _onednn_does(layer.weight):
+            layer.packed = _packed(layer.weight.detach(), for_one=small)
             del layer.weight
 
 
-def _packed(weight: Tensor) -> Layout:
-    for_one = _for_one(weight) if weight.numel() <= SMALL and xnnpack.enabled else None  # type: ignore[attr-defined]
-    return Layout(torch.ops.mkldnn._reorder_linear_weight(weight, 1), True, for_one)
+def _packed(weight: Tensor, *, for_one: bool) -> Layout:
+    made = _for_one(weight) if for_one and xnnpack.enabled else None  # type: ignore[attr-defined]
+    return Layout(torch.ops.mkldnn._reorder_linear_weight(weight, 1), True, made)
 
 
 def _for_one(weight: Tensor) -> Any:
@@ -85,6 +89,17 @@ def _for_one(weight: Tensor) -> Any:
     context = torch.ops.prepacked.linear_clamp_prepack(copied, None)
     copied.untyped_storage().resize_(0)  # the context would keep it for ever, and never read it again
     return context
+
+
+def _keep_xnnpack_to_one_thread() -> None:
+    """XNNPACK has threads of its own, for good as many as the first setting of their number in a process says, or as
+    many as processors. They wait by spinning: where others need the cores, a product takes milliseconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
+
+
+_keep_xnnpack_to_one_thread()
 
 
 class _Product(torch.autograd.Function):

@@ -319,6 +319,8 @@ def _crosses(decoder: PatchDecoder) -> list[CrossAttention]:
 class Steps(NamedTuple):
     """The compiled steps of a model; the last three are None without local modules."""
 
+    by_one_thread: bool
+    """Whether one thread is best for a step of one row (`lst.model.linear.pack`)."""
     of_global: Step
     encode: Step | None
     patch: Step | None
@@ -335,11 +337,13 @@ class Steps(NamedTuple):
     @staticmethod
     def _made(model: LST, first: int) -> "Steps":
         encoder, decoder = model.encoder, model.decoder
+        layout = model.head.packed
+        alone = layout is not None and layout.for_one is not None
         of_global = _compiled(GlobalStep(model, first))
         if encoder is None or decoder is None:
-            return Steps(of_global, None, None, None)
+            return Steps(alone, of_global, None, None, None)
         local = (EncoderStep(encoder), PatchStep(encoder), DecoderStep(decoder, model.head, first))
-        return Steps(of_global, *map(_compiled, local))
+        return Steps(alone, of_global, *map(_compiled, local))
 
 
 _kept: WeakKeyDictionary[LST, dict[int, Steps]] = WeakKeyDictionary()

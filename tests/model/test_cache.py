@@ -139,6 +139,31 @@ def test_steps_are_kept_only_of_weights_that_stay() -> None:
     assert Incremental(model).steps is not Incremental(model, only_speech=True).steps
 
 
+@pytest.mark.parametrize("small", [True, False])
+def test_one_document_of_a_small_model_is_the_work_of_one_thread(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not small:
+        monkeypatch.setattr(linear, "SMALL", 0)
+    model = tiny_model("none")
+    pack(model)
+    cached = Incremental(model)
+    cached.start([static_example(document(np.random.default_rng(0), 4), 1)])
+    step, seen = cached.steps.of_global, []
+
+    def looked_at(*parts: Any) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return step(*parts)
+
+    cached.steps = cached.steps._replace(of_global=looked_at)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        cached.step([1])
+        assert seen == [1 if small else 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_batched_equals_alone() -> None:
     rng = np.random.default_rng(3)
     model = tiny_model("static", text_local=False)

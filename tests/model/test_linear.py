@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lst.model import linear
-from lst.model.linear import Linear, outer, product
+from lst.model.linear import Linear, outer, pack, product
 
 
 @pytest.fixture(params=["onednn", "torch"])
@@ -67,3 +67,22 @@ def test_the_fast_path_is_taken() -> None:
     with FlopCounterMode(display=False) as counter:
         layer(torch.ones(4, 16, requires_grad=True)).sum().backward()
     assert counter.get_total_flops() == 0
+
+
+def test_a_small_model_is_packed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For many rows and for one; neither layout keeps the weight it was made of."""
+    generator = torch.Generator().manual_seed(0)
+    layer, large = Linear(40, 24), Linear(40, 24)
+    x = torch.randn(1, 40, generator=generator)
+    expected = F.linear(x, layer.weight.detach())
+    pack(layer)
+    monkeypatch.setattr(linear, "SMALL", 24 * 40 - 1)
+    pack(large)
+    if layer.packed is None or layer.packed.for_one is None:
+        pytest.skip("torch was built without oneDNN or XNNPACK")
+    assert large.packed is not None
+    assert large.packed.for_one is None
+    for first in (0, 5):
+        context = layer.layout(first).for_one
+        torch.testing.assert_close(torch.ops.prepacked.linear_clamp_run(x, context), expected[:, first:])
+        assert context.unpack()[0].untyped_storage().size() == 0
