@@ -1,16 +1,28 @@
 """The figures of `docs/results.md`, as PNG."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from runs import Found, Run
 from special import size_lines
+from tables import SECTIONS
 
 Draw = Callable[[Any, str], None]
 AXES = {"speech": "bits per second of speech", "text": "bits per text token"}
 X = {"flops": "FLOPs, everything counted", "global_units": "global units (patches and text tokens)"}
+CURVES = (
+    ("losses.png", "Held-out losses during training over FLOPs", "Table 3, equal FLOPs", "flops"),
+    ("first.png", "Held-out losses at a tenth of the budget, over FLOPs", "First look", "flops"),
+    (
+        "quarter.png",
+        "Held-out losses during training over global units, as the paper counts",
+        "Table 3, equal global units",
+        "global_units",
+    ),
+)
 
 
 def figures(found: Found) -> dict[str, tuple[str, bytes]]:
@@ -20,31 +32,21 @@ def figures(found: Found) -> dict[str, tuple[str, bytes]]:
     if ended:
         made["bits.png"] = (
             "Held-out losses of finished runs over FLOPs, all counted: a point is a run whose schedule has ended, "
-            "a line joins the means of an arm",
+            "a line joins those of seed 0",
             _two_axes("flops", lambda axis, loss: _ends(axis, ended, loss)),
         )
-    for name, title, tiers, x in (
-        ("losses.png", "Held-out losses during training over FLOPs; each line is a seed", ("",), "flops"),
-        ("first.png", "The same at a tenth of the budget", ("first",), "flops"),
-        (
-            "quarter.png",
-            "Held-out losses during training over global units, as the paper counts",
-            ("quarter",),
-            X_PAPER,
-        ),
-    ):
-        runs = [run for run in found.runs if run.tier in tiers and run.curve]
-        if runs:
-            made[name] = (title, _two_axes(x, lambda axis, loss, runs=runs, x=x: _curves(axis, runs, x, loss)))  # type: ignore[misc]
+    for name, title, table, x in CURVES:
+        about = next(section for section in SECTIONS if section.title == table)
+        arms = {arm: [run for run in found.arm(arm, about.tier) if run.curve] for arm in about.arms}
+        if any(arms.values()):
+            draw = partial(_curves, {arm: runs for arm, runs in arms.items() if runs}, x)
+            made[name] = (f"{title}: the mean of an arm, its seeds thin beside it", _two_axes(x, draw))
     if any(run.tier == "size" for run in found.runs):
         made["figure4.png"] = (
             "Figure 4: losses of four sizes over FLOPs, with the fitted lines",
             _two_axes("flops", lambda axis, loss: _sizes(axis, found, loss)),
         )
     return made
-
-
-X_PAPER = "global_units"
 
 
 def _ended(found: Found) -> dict[str, list[Run]]:
@@ -59,26 +61,30 @@ def _ended(found: Found) -> dict[str, list[Run]]:
 
 def _ends(axis: Any, arms: dict[str, list[Run]], loss: str) -> None:
     for place, (arm, runs) in enumerate(arms.items()):
-        points: dict[str, list[tuple[float, float]]] = {}
-        for run in runs:
-            if loss in run.losses:
-                points.setdefault(run.tier, []).append((run.costs["flops"], run.losses[loss]))
-        means = sorted(tuple(np.mean(some, axis=0)) for some in points.values())
-        axis.plot(*zip(*means, strict=True), color=f"C{place}", label=arm)
-        everyone = [point for some in points.values() for point in some]
+        points = sorted((run.costs["flops"], run.losses[loss], run.seed) for run in runs if loss in run.losses)
+        first = [(flops, value) for flops, value, seed in points if seed == 0]
+        axis.plot(*zip(*first, strict=True), color=f"C{place}", label=arm)
+        everyone = [(flops, value) for flops, value, _ in points]
         axis.plot(*zip(*everyone, strict=True), marker="o", markersize=4, linestyle="", color=f"C{place}")
 
 
-def _curves(axis: Any, runs: Sequence[Run], x: str, loss: str) -> None:
-    for place, arm in enumerate(dict.fromkeys(run.arm for run in runs)):
-        some = [run for run in runs if run.arm == arm]
-        for number, run in enumerate(some):
-            points = [(point[x], point[loss]) for point in run.curve if loss in point]
-            style = {"color": f"C{place % 10}", "linestyle": "-" if place < 10 else "--", "linewidth": 1}
-            axis.plot(*zip(*points, strict=True), marker=".", label=None if number else arm, **style)
+def _curves(arms: dict[str, list[Run]], x: str, axis: Any, loss: str) -> None:
+    for place, (arm, runs) in enumerate(arms.items()):
+        lines = [[(point[x], point[loss]) for point in run.curve if loss in point] for run in runs]
+        lines = [line for line in lines if line]
+        if not lines:
+            continue
+        for line in lines:
+            axis.plot(*zip(*line, strict=True), color=f"C{place}", linewidth=0.6, alpha=0.4)
+        # Seeds of an arm are validated after the same steps, but a budget in FLOPs may end a step earlier or later.
+        shared = min(len(line) for line in lines)
+        mean = np.mean([line[: shared - 1] + line[-1:] for line in lines], axis=0)
+        axis.plot(*mean.T, color=f"C{place}", label=arm)
 
 
 def _sizes(axis: Any, found: Found, loss: str) -> None:
+    from matplotlib.ticker import ScalarFormatter
+
     lines = size_lines(found, loss) or {}
     for place, arm in enumerate(("base", "static")):
         runs = [run for run in found.runs if run.tier == "size" and run.arm.startswith(f"{arm}-")]
@@ -92,6 +98,8 @@ def _sizes(axis: Any, found: Found, loss: str) -> None:
         if points:
             axis.plot(*zip(*points, strict=True), marker="o", linestyle="", color=f"C{place}", label=label)
     axis.set_yscale("log")
+    for name in ("major", "minor"):
+        getattr(axis.yaxis, f"set_{name}_formatter")(ScalarFormatter())
     axis.legend(frameon=False)
 
 
@@ -108,8 +116,8 @@ def _two_axes(x: str, draw: Draw) -> bytes:
         axis.set_xlabel(X[x])
         axis.set_ylabel(f"held out, {label}")
         axis.grid(alpha=0.3)
-        if axis.get_legend() is None and loss == "speech":
-            axis.legend(frameon=False, fontsize=8)
+        if axis.get_legend() is None and loss == "text":
+            axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=110, metadata={"Software": None})
     return sink.getvalue()
