@@ -103,7 +103,10 @@ def measure_vocoder(
     report = progress or (lambda *_: None)
     judge, quality = Judge(config.judge, language=config.language), QualityJudge()
     vocoder = load_vocoder(
-        _chosen(units, config), tokenizer=units.fingerprints.get("tokenizer") or None, speaker=config.speaker
+        _chosen(units, config),
+        tokenizer=units.fingerprints.get("tokenizer") or None,
+        told_by=units,
+        speaker=config.speaker,
     )
     rows = chosen_rows(units, config.rows, seed=config.seed, longest_s=config.longest_s)
     with threadpool_limits(1):
@@ -144,7 +147,7 @@ def measure_vocoder(
 def _chosen(units: Manifest, config: VocoderEvalConfig) -> str:
     from lst.vocoder import choose_vocoder
 
-    return choose_vocoder(config.vocoder, units.fingerprints.get("tokenizer", ""), str(units.path))
+    return choose_vocoder(config.vocoder, units.fingerprints.get("tokenizer", ""), str(units.path), told_by=units)
 
 
 def _speak(vocoder: "Vocoder", utterances: list[list[int]]) -> tuple[list["Float"], dict[str, float]]:

@@ -68,7 +68,7 @@ def samples_spec(
     """What `samples` would make. Raises LstError if there is no vocoder for the models' units, or no model `beside`."""
     from lst.vocoder import choose_vocoder, vocoder_fingerprint, vocoder_name
 
-    vocoder = choose_vocoder(config.vocoder, model.fingerprints.get("tokenizer", ""), str(model.path))
+    vocoder = choose_vocoder(config.vocoder, model.fingerprints.get("tokenizer", ""), str(model.path), told_by=model)
     inputs = {"asr": asr, "tts": tts, "model": model, "pairs": pairs, "audio": audio}
     return StageSpec(
         schema="lst.waves/1",

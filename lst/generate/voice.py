@@ -22,8 +22,9 @@ def open_vocoder(session: Session, name: str | None = None) -> "Vocoder":
     """
     from lst.vocoder import choose_vocoder, load_vocoder
 
-    tokenizer = session.fingerprints.get("tokenizer", "")
-    return load_vocoder(choose_vocoder(name, tokenizer, str(session.directory)), tokenizer=tokenizer)
+    tokenizer, told_by = session.fingerprints.get("tokenizer", ""), session.loaded.manifest
+    chosen = choose_vocoder(name, tokenizer, str(session.directory), told_by=told_by)
+    return load_vocoder(chosen, tokenizer=tokenizer, told_by=told_by)
 
 
 def write_sound(path: Path, samples: Samples, rate: int) -> float:

@@ -89,7 +89,7 @@ def hearing(
                 "valid_utterances asks for error rates of speech, and the judge is not installed.",
                 hint="Install lst's extra judge, or set valid_utterances=0.",
             )
-        choose_vocoder(None, source.fingerprints.get("tokenizer", ""), str(source.path))
+        choose_vocoder(None, source.fingerprints.get("tokenizer", ""), str(source.path), told_by=source)
     return Hearing(task, source, config, text_tokenizer_of(source), unit_bpe, chosen).measure
 
 

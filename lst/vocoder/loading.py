@@ -9,7 +9,8 @@ from typing import Final, Literal, NamedTuple
 from lst.assets import all_cards, find_by_fingerprint, read_card, resolve_asset, tokenizer_label
 from lst.constants import DEFAULT_TOKENIZER
 from lst.errors import LstError, UsageError
-from lst.manifest import sha256_file, sha256_json
+from lst.manifest import Manifest, load_manifest, sha256_file, sha256_json
+from lst.manifest.manifest import MANIFEST_FILE
 from lst.vocoder.base import Vocoder
 from lst.vocoder.config_file import AGAIN, CONFIG_FILE, WEIGHTS_FILE, read_config
 
@@ -46,20 +47,26 @@ class _Found(NamedTuple):
 
 
 def load_vocoder(
-    name_or_path: str | Path, *, tokenizer: str | None = None, speaker: str = "", style: str = ""
+    name_or_path: str | Path,
+    *,
+    tokenizer: str | None = None,
+    told_by: Manifest | None = None,
+    speaker: str = "",
+    style: str = "",
 ) -> Vocoder:
     """A vocoder by the name of an asset (`ridge-mfcc-501`) or the directory that holds its files.
 
     A fitted one (ridge, exemplar) whose name or directory ends in `:griffin-lim` speaks by that synthesiser.
-    `tokenizer` is the fingerprint of the units it is to speak, checked before its weights are loaded. `speaker` and
-    `style` are for vocoders that have several. Raises LstError if it is unknown, damaged, or made for other units.
+    `tokenizer` is the fingerprint of the units it is to speak, checked before its weights are loaded; `told_by`, their
+    manifest, may know that tokenizer's name. `speaker` and `style` are for vocoders that have several. Raises LstError
+    if it is unknown, damaged, or made for other units.
     """
     found = _identify(name_or_path)
+    if tokenizer is not None and (found.tokenizer or found.kind != "hifigan"):
+        _check_fingerprints(found.name, found.tokenizer, tokenizer, manifest_in(found.directory), told_by)
     if found.kind in _FITTED:
         if speaker or style:
             raise LstError(f"The vocoder {found.name} has one voice.", hint="Leave out --speaker and --style.")
-        if tokenizer is not None:
-            _check_fingerprints(found.name, found.tokenizer, tokenizer)
         if found.kind == "ridge":
             from lst.vocoder.ridge import load_ridge
 
@@ -72,13 +79,9 @@ def load_vocoder(
 
         if style:
             raise LstError(f"The vocoder {found.name} has no styles.", hint="Leave out --style.")
-        if tokenizer is not None:
-            _check_fingerprints(found.name, found.tokenizer, tokenizer)
         return load_convnext(found.directory, found.name, found.fingerprint, speaker)
     from lst.vocoder.hifigan_files import load_hifigan
 
-    if tokenizer is not None and found.tokenizer:
-        _check_fingerprints(found.name, found.tokenizer, tokenizer)
     vocoder = load_hifigan(
         found.directory, found.name, found.fingerprint, found.tokenizer, speaker=speaker, style=style
     )
@@ -102,10 +105,11 @@ def fingerprint_of(kind: str, digests: Mapping[str, str], waveform: str | None =
     return sha256_json({"version": CODE_VERSION, "kind": kind, "waveform": waveform, "files": dict(digests)})
 
 
-def choose_vocoder(name: str | None, tokenizer: str, units: str = "") -> str:
+def choose_vocoder(name: str | None, tokenizer: str, units: str = "", *, told_by: Manifest | None = None) -> str:
     """What `load_vocoder` takes: `name`, or the best vocoder on this machine for units of the tokenizer `tokenizer`.
 
-    `tokenizer` is a fingerprint, empty if nobody knows; `units` says in errors whose they are. The name `griffin-lim`
+    `tokenizer` is a fingerprint, empty if nobody knows; `units` says in errors whose they are; `told_by` is a manifest
+    that may know the tokenizer's name. The name `griffin-lim`
     becomes the best fitted vocoder for these units with that synthesiser. Raises LstError if there is none, and
     UsageError if it takes the tokenizer to tell.
     """
@@ -120,7 +124,7 @@ def choose_vocoder(name: str | None, tokenizer: str, units: str = "") -> str:
     if found is None:
         raise LstError(
             f"No {'fitted ' if name else ''}vocoder on this machine was made for "
-            f"{f'the units of {units}' if units else 'units'} (tokenizer {tokenizer_label(tokenizer)}).",
+            f"{f'the units of {units}' if units else 'units'} (tokenizer {tokenizer_label(tokenizer, told_by)}).",
             hint="Fit one with lst train-vocoder, and give it with --vocoder.",
         )
     return f"{found}:{GRIFFIN_LIM}" if name else str(found)
@@ -160,7 +164,8 @@ def check_handshake(vocoder: Vocoder, tokenizer_fingerprint: str) -> None:
         )
 
 
-def _check_fingerprints(name: str, made_for: str, given: str) -> None:
+def _check_fingerprints(name: str, made_for: str, given: str, *told_by: Manifest | None) -> None:
+    """Raise LstError unless both tokenizers are one. `told_by`: manifests that may know their names."""
     if made_for == given:
         return
     directory = find_by_fingerprint(made_for, "tokenizer")
@@ -173,10 +178,15 @@ def _check_fingerprints(name: str, made_for: str, given: str) -> None:
         remedies.append(f"use --vocoder {read_card(other / 'card.json').name}")
     remedies.append("fit a vocoder on these units (lst train-vocoder)")
     raise LstError(
-        f"The vocoder {name} was made for units of the tokenizer {tokenizer_label(made_for)}, "
-        f"but these are units of {tokenizer_label(given)}.",
+        f"The vocoder {name} was made for units of the tokenizer {tokenizer_label(made_for, *told_by)}, "
+        f"but these are units of {tokenizer_label(given, *told_by)}.",
         hint="Either " + ", or ".join(remedies) + ".",
     )
+
+
+def manifest_in(directory: Path) -> Manifest | None:
+    """The manifest in `directory`, if there is one: beside a vocoder of `lst train-vocoder`, but not in an asset."""
+    return load_manifest(directory) if (directory / MANIFEST_FILE).is_file() else None
 
 
 def _tokenizer_size(fingerprint: str) -> int | None:

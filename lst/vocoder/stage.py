@@ -28,7 +28,7 @@ from lst.manifest import (
     sha256_json,
 )
 from lst.vocoder.files import UnitList, wav_name, write_wav_pieces
-from lst.vocoder.loading import choose_vocoder, load_vocoder, vocoder_fingerprint, vocoder_name
+from lst.vocoder.loading import choose_vocoder, load_vocoder, manifest_in, vocoder_fingerprint, vocoder_name
 
 if TYPE_CHECKING:
     from lst.vocoder.base import Float, Vocoder
@@ -70,7 +70,7 @@ class ShardVocoder:
 
     def speak(self, rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Rejection]]:
         """Sound files of rows of {id, units}."""
-        vocoder = _load(self.vocoder, self.fingerprint, self.tokenizer, self.speaker, self.style)
+        vocoder = _load(self.vocoder, self.fingerprint, self.tokenizer, self.units, self.speaker, self.style)
         made: list[dict[str, Any]] = []
         rejected: list[Rejection] = []
         for row in rows:
@@ -107,7 +107,7 @@ def vocode_spec(units: Manifest, config: VocodeConfig) -> StageSpec:
             hint=f"Give the directory of a stage that made {', '.join(SOURCES[:-1])} or {SOURCES[-1]}.",
         )
     tokenizer = units.fingerprints.get("tokenizer", "")
-    vocoder = choose_vocoder(config.vocoder, tokenizer, str(units.path))
+    vocoder = choose_vocoder(config.vocoder, tokenizer, str(units.path), told_by=units)
     return StageSpec(
         schema=SCHEMA,
         stage="vocode",
@@ -136,7 +136,7 @@ def vocode(
     """
     spec = vocode_spec(units, config)
     tokenizer = units.fingerprints.get("tokenizer", "")
-    vocoder = choose_vocoder(config.vocoder, tokenizer, str(units.path))
+    vocoder = choose_vocoder(config.vocoder, tokenizer, str(units.path), told_by=units)
 
     def make(directory: Path) -> DirectoryResult:
         worker = _worker(spec, vocoder, tokenizer, config, directory, units=units.path)
@@ -189,7 +189,7 @@ def _worker(
     )
     (directory / WAVES).mkdir(exist_ok=True)
     # A vocoder that cannot be used is one error, not one per worker.
-    _load(worker.vocoder, worker.fingerprint, tokenizer, config.speaker, config.style)
+    _load(worker.vocoder, worker.fingerprint, tokenizer, worker.units, config.speaker, config.style)
     return worker
 
 
@@ -248,8 +248,8 @@ def _seconds(path: Path) -> float:
 
 
 @lru_cache(maxsize=1)
-def _load(name: str, fingerprint: str, tokenizer: str, speaker: str, style: str) -> "Vocoder":
-    vocoder = load_vocoder(name, tokenizer=tokenizer or None, speaker=speaker, style=style)
+def _load(name: str, fingerprint: str, tokenizer: str, units: Path, speaker: str, style: str) -> "Vocoder":
+    vocoder = load_vocoder(name, tokenizer=tokenizer or None, told_by=manifest_in(units), speaker=speaker, style=style)
     if vocoder.fingerprint != fingerprint:
         raise LstError(f"The vocoder {name} was changed while it was in use.", hint="Run the command again.")
     return vocoder

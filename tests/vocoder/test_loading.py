@@ -12,6 +12,7 @@ import pytest
 from lst.assets import cards
 from lst.constants import DEFAULT_TOKENIZER
 from lst.errors import LstError, UsageError
+from lst.manifest import DirectoryResult, ShardResult, StageSpec, build_directory, build_shards
 from lst.units import tokenizer_fingerprint
 from lst.vocoder import (
     check_handshake,
@@ -21,6 +22,8 @@ from lst.vocoder import (
     vocoder_fingerprint,
     vocoder_name,
 )
+from lst.vocoder.loading import FILES
+from lst.vocoder.stage import VocodeConfig, vocode
 from tests.vocoder.hifigan_reference import config, random_state, save_checkpoint
 from tests.vocoder.toys import TOKENIZER, save_ridge
 
@@ -183,3 +186,29 @@ def test_the_ridge_vocoder_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_refusal_names_tokenizers_that_are_nobodys_asset(tmp_path: Path) -> None:
+    """Both manifests know what they were made with: that of the units, and that beside the vocoder."""
+    units = {}
+    for name, fingerprint in (("es-mfcc", "ab" * 32), ("it-mfcc", "cd" * 32)):
+        spec = StageSpec(
+            "lst.units/1", "tokenize-audio", 1, {"tokenizer": name}, fingerprints={"tokenizer": fingerprint}
+        )
+        row = {"id": "a#0", "duration_s": 0.04, "units": [1], "speaker": "", "text": ""}
+        units[name] = build_shards(tmp_path / name, spec, [0], lambda _, row=row: ShardResult([row]))
+
+    def make(directory: Path) -> DirectoryResult:
+        save_ridge(directory, "ab" * 32)
+        return DirectoryResult(["card.json", *FILES["ridge"]])
+
+    spec = StageSpec("lst.vocoder/1", "train-vocoder", 1, {}, {"units": units["es-mfcc"]}, {"tokenizer": "ab" * 32})
+    spanish = build_directory(tmp_path / "spanish", spec, make).path
+    expected = (
+        r"made for units of the tokenizer es-mfcc \(abababababab\), but these are units of it-mfcc \(cdcdcdcdcdcd\)\. "
+        r"Either .*fit a vocoder on these units"
+    )
+    with pytest.raises(LstError, match=expected):
+        vocode(units["it-mfcc"], tmp_path / "waves", VocodeConfig(vocoder=str(spanish)))
+    with pytest.raises(LstError, match=r"No vocoder on this machine .*\(tokenizer it-mfcc \(cdcdcdcdcdcd\)\)"):
+        vocode(units["it-mfcc"], tmp_path / "waves", VocodeConfig())
