@@ -49,6 +49,10 @@ class LogMel(nn.Module):
         mel = power @ self.filters
         if band_gain is not None:
             mel = mel * band_gain[:, None]
+        return self.normalised(mel, band_places)
+
+    def normalised(self, mel: Tensor, band_places: Tensor | None = None) -> Tensor:
+        """(B, K, bands) mel power -> what the network hears, with its floor and without its level."""
         if self.floor_db is not None:
             # Of the mean power of a frequency bin, then by how many bins each band hears.
             power_of_bin = _around(mel.sum(dim=2)) / len(self.filters)

@@ -13,7 +13,7 @@ from typing import Any
 
 import soundfile  # noqa: F401  (before fairseq2: its bundled libsndfile serves both)
 import torch
-from fairseq2.models.transformer import AttentionBias, TorchSDPA, TransformerNormOrder
+from fairseq2.models.transformer import AttentionBias, AttentionBiasCache, TorchSDPA, TransformerNormOrder
 from fairseq2.models.wav2vec2 import StandardWav2Vec2Masker, Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory
 from fairseq2.nn import BatchLayout
 from pydantic import ValidationError
@@ -124,6 +124,16 @@ class HubertNetwork(nn.Module):
         hidden, _ = self.frontend.process_features(hidden, layout)
         return self._encode(hidden, layout, layer)
 
+    def layers_of(self, log_mel: Tensor) -> list[Tensor]:
+        """(B, 4 T, bands) as `LogMel` gives them -> (B, T, dim) after each layer; the last one is `features`."""
+        hidden, layout = self._stacked(log_mel)
+        hidden, _ = self.frontend.process_features(hidden, layout)
+        found, cache = [], AttentionBiasCache()
+        for block in self.encoder.layers:
+            hidden = block(hidden, layout, cache)
+            found.append(hidden)
+        return [*found[:-1], self.encoder.layer_norm(hidden)]  # type: ignore[operator]
+
     def logits(
         self, samples: Tensor, band_gain: Tensor | None = None, band_places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -148,8 +158,6 @@ class HubertNetwork(nn.Module):
         if layer is None or layer == self.config.layers:
             encoded: Tensor = self.encoder(hidden, layout)
             return encoded
-        from fairseq2.models.transformer import AttentionBiasCache
-
         cache = AttentionBiasCache()
         for block in list(self.encoder.layers)[:layer]:
             hidden = block(hidden, layout, cache)

@@ -1,32 +1,30 @@
 """The stage `train-vocoder` for the kind `convnext`: units and their audio -> a vocoder directory, by gradient descent.
 
-1. Every recording is analysed once (`lst.vocoder.recordings`); units and frames lie in two files beside the
-   checkpoints and are mapped, so the memory does not grow with the corpus.
+1. Every recording is analysed once (`lst.vocoder.convnext_corpus`).
 2. Steps on pieces cut at random from the training part: mean absolute error of log-mel and of log F0 where voiced,
-   cross-entropy of voicing. Some units are hidden, since a small corpus is learnt by heart otherwise.
+   cross-entropy of voicing; with `listening`, how different it sounds to the network of a tokenizer
+   (`lst.vocoder.listening`). Some units are hidden, since a small corpus is learnt by heart otherwise.
 3. The weights that predict the held-out part best are kept.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from lst.assets import find_by_fingerprint, tokenizer_label
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
 from lst.manifest import (
     DirectoryResult,
     Manifest,
     Progress,
-    Rejection,
     StageSpec,
     build_directory,
     is_held_out,
@@ -36,15 +34,16 @@ from lst.manifest import (
 )
 from lst.train.config import OptimizerConfig
 from lst.train.loop import LoopConfig, LoopJob, artifacts_of, build_seeded, train_loop
-from lst.vocoder.base import Units
+from lst.units.loading import TokenizerIdentity, identify_tokenizer
 from lst.vocoder.config_file import CONFIG_FILE, WEIGHTS_FILE
 from lst.vocoder.convnext import LEAD, ConvnextConfig, Network, NetworkShape, to_frames
+from lst.vocoder.convnext_corpus import Corpus, analyse_corpus
 from lst.vocoder.fitting import FitErrors
+from lst.vocoder.listening import Listener, open_listener
 from lst.vocoder.loading import FILES
-from lst.vocoder.recordings import analysed_utterances
 from lst.vocoder.source_filter import Frames
 from lst.vocoder.spectrum import Spectrum
-from lst.vocoder.train import SCHEMA, check_amount, vocoder_card
+from lst.vocoder.train import SCHEMA, vocoder_card
 
 VERSION = 1
 MEASURED = 100
@@ -68,17 +67,25 @@ class TrainConvnextConfig(LoopConfig):
     hidden_units: float = Field(0.05, ge=0, lt=1, description="share of the units that are hidden from the network")
     dropout: float = Field(0.1, ge=0, lt=1, description="of the embedding and of every block")
     held_out: float = Field(0.05, gt=0, lt=0.5, description="share of utterances that choose the weights to keep")
+    listening: float = Field(
+        0.0, ge=0, description="weight of what the network of a tokenizer hears differ; 0: only frames are compared"
+    )
+    listener: str = Field("", description="that tokenizer, a name or directory; empty: the asset that made the units")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of matrix products; bfloat16 doubles the speed where the processor has it"
+    )
     name: str = Field("", description="what the vocoder calls itself; default: its kind")
     licence: str = Field("", description="licence on its card; default: those of the audio")
 
 
 def train_convnext_spec(units: Manifest, audio: Manifest, config: TrainConvnextConfig) -> StageSpec:
-    """What `train_convnext` would make."""
+    """What `train_convnext` would make. A listener counts by what it is, not by where it lies."""
+    listener = _listener(units, config)
     return StageSpec(
         schema=SCHEMA,
         stage="train-vocoder",
         version=VERSION,
-        config=config.as_json(),
+        config={**config.as_json(), "listener": "" if listener is None else listener.fingerprint},
         inputs={"units": units, "audio": audio},
         fingerprints={"tokenizer": units.fingerprints["tokenizer"]},
         provenance=merge_provenance(units.provenance, audio.provenance),
@@ -109,88 +116,31 @@ def train_convnext(
     return build_directory(out, train_convnext_spec(units, audio, config), make, force=force)
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Units (N,) and frames (4 N, n_mels + 2) of all utterances, mapped from disk, and where each begins."""
-
-    ids: list[str]
-    speakers: list[str]
-    starts: NDArray[np.int64]
-    units: NDArray[np.int64]
-    frames: NDArray[np.float16]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def length(self, index: int) -> int:
-        """Units of an utterance."""
-        return int(self.starts[index + 1] - self.starts[index])
-
-    def utterance(self, index: int, per_unit: int) -> tuple[Units, Frames]:
-        """The units and frames of one utterance."""
-        start, end = int(self.starts[index]), int(self.starts[index + 1])
-        values = np.asarray(self.frames[start * per_unit : end * per_unit], np.float32)
-        return np.asarray(self.units[start:end]), Frames(values[:, :-2], values[:, -2], values[:, -1])
-
-
-def analyse_corpus(
-    directory: Path, units: Manifest, audio: Manifest, config: TrainConvnextConfig, progress: Progress
-) -> tuple[Corpus, list[Rejection]]:
-    """Analyse every recording into `directory`; those of an earlier attempt are there already.
-
-    `index.jsonl` has a line for each utterance, written when its units and frames are in the two other files.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    index_file, units_file, frames_file = (directory / name for name in ("index.jsonl", "units.i64", "frames.f16"))
-    per_unit, width = Spectrum().frames_per_unit, Spectrum().n_mels + 2
-    lines = _complete_lines(index_file)
-    done = sum(line["units"] for line in lines)
-    rejected: list[Rejection] = []
-    with index_file.open("ab") as index, units_file.open("ab") as of_units, frames_file.open("ab") as of_frames:
-        index.truncate(sum(len(_line(line)) for line in lines))
-        of_units.truncate(done * 8)
-        of_frames.truncate(done * per_unit * width * 2)
-        known = {line["id"] for line in lines}
-        name = config.name or config.kind
-        for row_id, speaker, row_units, frames in analysed_utterances(
-            units, audio, config.num_units, name, rejected, progress, known=known
-        ):
-            values = np.concatenate([frames.log_mel, frames.log_f0[:, None], frames.voicing[:, None]], axis=1)
-            of_units.write(row_units.tobytes())
-            of_frames.write(values.astype(np.float16).tobytes())
-            of_units.flush()
-            of_frames.flush()
-            lines.append({"id": row_id, "speaker": speaker, "units": len(row_units)})
-            index.write(_line(lines[-1]))
-            index.flush()
-    seconds = sum(line["units"] for line in lines) / FRAME_RATE
-    check_amount(units, seconds)
-    corpus = Corpus(
-        [line["id"] for line in lines],
-        [line["speaker"] for line in lines],
-        np.cumsum([0, *(line["units"] for line in lines)]),
-        np.memmap(units_file, np.int64, "r"),
-        np.memmap(frames_file, np.float16, "r").reshape(-1, width),
-    )
-    return corpus, rejected
-
-
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of an index; the last one may have been cut short by a kill."""
-    if not path.is_file():
-        return []
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def _line(entry: dict[str, Any]) -> bytes:
-    return json.dumps(entry).encode() + b"\n"
+def _listener(units: Manifest, config: TrainConvnextConfig) -> TokenizerIdentity | None:
+    """The tokenizer whose network listens; None if none does."""
+    if not config.listening:
+        return None
+    name: str | Path | None = config.listener or find_by_fingerprint(units.fingerprints["tokenizer"], "tokenizer")
+    if name is None:
+        raise LstError(
+            f"No asset is the tokenizer of {units.path} ({tokenizer_label(units.fingerprints['tokenizer'], units)}).",
+            hint="Give its directory as `listener`, or set listening=0.",
+        )
+    return identify_tokenizer(name)
 
 
 class Pieces:
     """Batches of pieces cut from the training part, and the losses on them."""
 
-    def __init__(self, corpus: Corpus, train: list[int], config: TrainConvnextConfig, network: Network) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        train: list[int],
+        config: TrainConvnextConfig,
+        network: Network,
+        listener: Listener | None = None,
+    ) -> None:
+        self._listener = listener
         self._corpus = corpus
         self._config = config
         self._network = network
@@ -237,11 +187,24 @@ class Pieces:
         }
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`loss`, `mel` and `f0` in standard deviations, `voicing` in nats: means over the frames that count."""
+        """`loss`, `mel` and `f0` in standard deviations, `voicing` in nats: means over the frames that count.
+
+        With a listener also `heard`, see `Listener.difference`.
+        """
         device = self._network.head.weight.device
         there = {name: value.to(device) for name, value in batch.items()}
-        predicted = self._network(there["units"], there["voice"])
-        return frame_losses(self._network, predicted, there["frames"], there["known"])
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):
+            predicted = self._network(there["units"], there["voice"])
+            return self.compare(predicted.float(), there["frames"], there["known"])
+
+    def compare(self, predicted: Tensor, frames: Tensor, known: Tensor) -> dict[str, Tensor]:
+        """The losses of what the network says (B, K, n_mels + 2) of these frames, where they are `known` (B, K)."""
+        losses = frame_losses(self._network, predicted, frames, known)
+        if self._listener is None:
+            return losses
+        mel = predicted[..., :-2] * self._network.deviation[:-1] + self._network.mean[:-1]  # type: ignore[index]
+        heard = self._listener.difference(mel, frames[..., :-2], known)
+        return {**losses, "loss": losses["loss"] + self._config.listening * heard, "heard": heard.detach()}
 
 
 def frame_losses(network: Network, predicted: Tensor, frames: Tensor, known: Tensor) -> dict[str, Tensor]:
@@ -264,7 +227,9 @@ def frame_losses(network: Network, predicted: Tensor, frames: Tensor, known: Ten
 def _train(
     directory: Path, units: Manifest, audio: Manifest, config: TrainConvnextConfig, progress: Progress, device: str
 ) -> DirectoryResult:
-    corpus, rejected = analyse_corpus(directory / "analysed", units, audio, config, progress)
+    corpus, rejected = analyse_corpus(
+        directory / "analysed", units, audio, config.num_units, config.name or config.kind, progress
+    )
     held = [index for index, row_id in enumerate(corpus.ids) if is_held_out(row_id, config.held_out)][:MEASURED]
     train = [index for index, row_id in enumerate(corpus.ids) if not is_held_out(row_id, config.held_out)]
     if not train or not held:
@@ -281,7 +246,9 @@ def _train(
     network = build_seeded(config.seed, lambda: Network(vocoder, config.dropout))
     assert isinstance(network, Network)
     _normalise(network, corpus, train)
-    pieces = Pieces(corpus, train, config, network)
+    found = _listener(units, config)
+    listener = None if found is None else open_listener(found, vocoder.spectrum).to(device)
+    pieces = Pieces(corpus, train, config, network, listener)
     lines = train_loop(
         LoopJob(
             directory,
@@ -289,7 +256,7 @@ def _train(
             network,
             pieces.batch,
             pieces.losses,
-            lambda: _validate(network, corpus, held),
+            lambda: _validate(network, corpus, held, pieces),
             device=device,
             progress=progress,
         )
@@ -316,7 +283,11 @@ def _train(
         "steps": config.steps,
         "best_step": best["step"],
         "parameters": parameters,
-        "settings": {**config.as_json(), "spectrum": asdict(vocoder.spectrum)},
+        "settings": {
+            **config.as_json(),
+            "listener": "" if found is None else found.spec.name,
+            "spectrum": asdict(vocoder.spectrum),
+        },
         "numbers": {"held_out_frames": errors.frames, **errors.numbers()},
     }
     write_json(directory / "card.json", card)
@@ -358,7 +329,7 @@ def _whole(network: Network, corpus: Corpus, index: int) -> tuple[Tensor, Frames
     return predicted[LEAD * network.per_unit : -LEAD * network.per_unit], frames
 
 
-def _validate(network: Network, corpus: Corpus, held: list[int]) -> dict[str, float]:
+def _validate(network: Network, corpus: Corpus, held: list[int], pieces: Pieces) -> dict[str, float]:
     """Mean losses over whole held-out utterances, by frames."""
     sums: dict[str, float] = {}
     count = 0
@@ -367,7 +338,7 @@ def _validate(network: Network, corpus: Corpus, held: list[int]) -> dict[str, fl
         true = np.concatenate([frames.log_mel, frames.log_f0[:, None], frames.voicing[:, None]], axis=1)
         target = torch.from_numpy(true).to(predicted.device)[None]
         known = torch.ones(target.shape[:2], dtype=torch.bool, device=predicted.device)
-        for name, value in frame_losses(network, predicted[None], target, known).items():
+        for name, value in pieces.compare(predicted[None], target, known).items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(frames)
         count += len(frames)
     return {name: total / count for name, total in sums.items()}

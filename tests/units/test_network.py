@@ -33,6 +33,14 @@ def samples(frames: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(speechlike(640 * frames, seed))[None]
 
 
+def test_all_layers_at_once_are_the_layers_one_by_one(network: HubertNetwork) -> None:
+    sound = samples(30)
+    with torch.inference_mode():
+        first, last = network.layers_of(network.log_mel(sound))
+        assert torch.allclose(first, network.features(sound, 1), atol=1e-6)
+        assert torch.allclose(last, network.features(sound), atol=1e-6)
+
+
 def test_log_mel_is_torchaudios_less_its_level() -> None:
     sound = samples(50)
     reference = MelSpectrogram(

@@ -9,9 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lst.constants import DEFAULT_TOKENIZER
 from lst.errors import LstError
 from lst.manifest import Manifest, sha256_file, write_json
 from lst.train.config import OptimizerConfig
+from lst.units import load_tokenizer
+from lst.units.loading import identify_tokenizer
 from lst.vocoder import load_vocoder
 from lst.vocoder.convnext import (
     LEAD,
@@ -23,9 +26,12 @@ from lst.vocoder.convnext import (
     load_convnext,
 )
 from lst.vocoder.convnext_train import TrainConvnextConfig, train_convnext, train_convnext_spec
+from lst.vocoder.fitting import analyse
+from lst.vocoder.listening import open_listener
 from lst.vocoder.loading import FILES, fingerprint_of
 from lst.vocoder.pitch import estimate_pitch
 from lst.vocoder.spectrum import Spectrum
+from tests.align.speech import recording
 from tests.vocoder.corpora import sung_corpus, tone_of, units_manifest
 from tests.vocoder.toys import TOKENIZER, UNITS
 
@@ -242,19 +248,19 @@ def test_a_stopped_training_goes_on(corpus: tuple[Manifest, Manifest], tmp_path:
 def test_a_killed_analysis_goes_on(
     corpus: tuple[Manifest, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lst.vocoder.convnext_train as module
+    import lst.vocoder.convnext_corpus as module
 
     def tell(done: int, total: int, unit: str) -> None:
         return None
 
-    whole, _ = module.analyse_corpus(tmp_path / "whole", *corpus, CONFIG, tell)
+    whole, _ = module.analyse_corpus(tmp_path / "whole", *corpus, UNITS, "sung", tell)
 
     def kill(done: int, total: int, unit: str) -> None:
         if done == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        module.analyse_corpus(tmp_path / "again", *corpus, CONFIG, kill)
+        module.analyse_corpus(tmp_path / "again", *corpus, UNITS, "sung", kill)
     for name, torn in {"index.jsonl": b'{"id": "te', "units.i64": b"123", "frames.f16": b"x" * 1001}.items():
         with (tmp_path / "again" / name).open("ab") as file:
             file.write(torn)
@@ -267,11 +273,61 @@ def test_a_killed_analysis_goes_on(
             yield utterance
 
     monkeypatch.setattr(module, "analysed_utterances", counted)
-    again, _ = module.analyse_corpus(tmp_path / "again", *corpus, CONFIG, tell)
+    again, _ = module.analyse_corpus(tmp_path / "again", *corpus, UNITS, "sung", tell)
     assert len(analysed) == len(whole) - 7
     assert again.ids == whole.ids
     np.testing.assert_array_equal(again.units, whole.units)
     np.testing.assert_array_equal(again.frames, whole.frames)
+
+
+def test_a_listener_hears_frames_as_it_hears_sound() -> None:
+    """Units of the frames of a recording are mostly those of the recording itself."""
+    samples = recording("LJ001-0029")
+    samples = samples[: len(samples) // 640 * 640]
+    tokenizer = load_tokenizer(DEFAULT_TOKENIZER)
+    units = tokenizer.encode(samples)
+    listener = open_listener(identify_tokenizer(DEFAULT_TOKENIZER), Spectrum())
+    frames = torch.from_numpy(analyse(samples, len(units), Spectrum()).log_mel)[None]
+    with torch.inference_mode():
+        heard = tokenizer.quantizer.codes(listener(frames)[-1][0].numpy())
+    assert (heard == units).mean() > 0.8
+
+
+def test_what_sounds_different_is_heard_and_what_does_not_count_is_not() -> None:
+    listener = open_listener(identify_tokenizer(DEFAULT_TOKENIZER), Spectrum())
+    samples = recording("LJ001-0029")[:64_000]
+    true = torch.from_numpy(analyse(samples, 100, Spectrum()).log_mel)[None]
+    known = torch.ones(1, 400, dtype=torch.bool)
+    assert float(listener.difference(true, true, known)) == 0
+    assert float(listener.difference(true + 0.5, true, known)) < 0.02  # loudness says nothing of the phone
+    predicted = true.flip(2).requires_grad_()
+    difference = listener.difference(predicted, true, known)
+    assert float(difference) > 0.5
+    difference.backward()  # type: ignore[no-untyped-call]
+    assert predicted.grad is not None
+    assert float(predicted.grad.abs().sum()) > 0
+    known[:, 200:] = False
+    half = torch.cat([true[:, :200], true[:, 200:].flip(2)], 1)
+    assert float(listener.difference(half, true, known)) == 0
+
+
+def test_training_may_listen(corpus: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    changes = {"steps": 4, "validate_every": 2, "batch": 2, "listening": 0.5, "precision": "bfloat16"}
+    config = CONFIG.model_copy(update=changes)
+    with pytest.raises(LstError, match=r"No asset is the tokenizer of .*fingerprint abababababab.* as `listener`"):
+        train_convnext(*corpus, tmp_path / "none", config)
+    deaf = config.model_copy(update={"listener": "mfcc-501"})
+    with pytest.raises(LstError, match=r"mfcc-501 \(mfcc\) has no network that could listen"):
+        train_convnext(*corpus, tmp_path / "deaf", deaf)
+    named = config.model_copy(update={"listener": DEFAULT_TOKENIZER})
+    directory = identify_tokenizer(DEFAULT_TOKENIZER).directory
+    placed = config.model_copy(update={"listener": str(directory)})
+    assert train_convnext_spec(*corpus, named).id == train_convnext_spec(*corpus, placed).id
+    made = train_convnext(*corpus, tmp_path / "vocoder", placed)
+    lines = [json.loads(line) for line in made.file("metrics.jsonl").read_text().splitlines()]
+    assert all(line["heard"] > 0 for line in lines)
+    assert str(directory) not in made.file("card.json").read_text() + (made.path / "manifest.json").read_text()
+    assert json.loads(made.file("card.json").read_text())["settings"]["listener"] == DEFAULT_TOKENIZER
 
 
 def test_what_cannot_be_trained(corpus: tuple[Manifest, Manifest], tmp_path: Path) -> None:
