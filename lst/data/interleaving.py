@@ -26,8 +26,8 @@ from pydantic import Field, model_validator
 
 from lst.config import StageConfig
 from lst.data.patching import BoolArray, Example, IntArray, PatchingConfig, PatchKind, patch_span, piece_cuts
-from lst.data.random import uniforms
-from lst.data.vocabulary import Vocabulary
+from lst.data.random import generator, uniforms
+from lst.data.vocabulary import NUM_UNITS, Vocabulary
 from lst.errors import LstError
 
 Task = Literal["interleaved", "speech", "transcript", "asr", "tts"]
@@ -97,6 +97,20 @@ class PieceConfig(StageConfig):
 
     share: float = Field(default=0.5, ge=0, le=1, description="utterances that are cut, each epoch others")
     max_words: int = Field(default=8, ge=1, description="a piece has 1 to so many words, drawn uniformly")
+
+
+def disturbed(units: NDArray[np.uint16], share: float, random: np.random.Generator) -> NDArray[np.uint16]:
+    """`units` (n,) with about a `share` of them replaced by any other, left out, or said twice, a third each.
+
+    As another voice or a moment's noise would: a small model learns few hours of speech by heart otherwise.
+    """
+    chance = random.random(len(units))
+    others = random.integers(0, NUM_UNITS, len(units)).astype(units.dtype)
+    heard = np.where(chance < share / 3, others, units)
+    times = np.ones(len(units), dtype=np.int64)
+    times[(chance >= share / 3) & (chance < 2 * share / 3)] = 0
+    times[(chance >= 2 * share / 3) & (chance < share)] = 2
+    return np.repeat(heard, times) if times.any() else units
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +220,7 @@ class DocumentMaker:
         spans: SpanConfig | None = None,
         *,
         pieces: PieceConfig | None = None,
+        noise: float = 0.0,
         seed: int = 0,
         limit: int | None = None,
         piece_weights: NDArray[np.float64] | None = None,
@@ -215,12 +230,15 @@ class DocumentMaker:
         self.patching = patching or PatchingConfig()
         self.spans = spans or SpanConfig()
         self.pieces = pieces
+        self.noise = noise
         self.seed = seed
         self.limit = limit
         self.piece_weights = piece_weights
         self.encode_units = encode_units
         if self.patching.needs_alignment and self.patching.unit == "bpe" and piece_weights is None:
             raise LstError("Patches along BPE pieces need the lengths of the text tokenizer's pieces.")
+        if noise and self.patching.needs_alignment:
+            raise LstError("Noise moves units away from the words they belong to: it goes with static patches or none.")
         if limit is not None and limit < 8:
             raise LstError(f"A row of {limit} global units holds no document.", hint="Use a budget of at least 8.")
         if (self.patching.mode == "bpe") != (encode_units is not None):
@@ -297,6 +315,8 @@ class DocumentMaker:
     ) -> Segment:
         start, stop = row.unit_range(first, last)
         units = row.units[start:stop]
+        if self.noise and not target:
+            units = disturbed(units, self.noise, generator("noise", self.seed, epoch, row.id))
         if self.encode_units is not None:
             return Segment("speech", self.encode_units(units), target=target, frames=len(units))
         if kind == "none":

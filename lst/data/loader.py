@@ -77,6 +77,7 @@ def open_stream(
         patching,
         config.spans,
         pieces=config.pieces,
+        noise=config.noise,
         seed=config.seed,
         limit=config.budget,
         piece_weights=piece_weights(tokenizer) if along_pieces else None,

@@ -41,12 +41,14 @@ class DataConfig(StageConfig):
     mixture: MixtureConfig = Field(default=MixtureConfig(), description="shares of speech and text")
     spans: SpanConfig = Field(default=SpanConfig(), description="lengths of interleaved spans")
     pieces: PieceConfig | None = Field(default=None, description="asr, tts: cut some utterances; null: none")
+    noise: float = Field(default=0.0, ge=0, lt=1, description="asr: share of the units heard that are disturbed")
     pool: int = Field(default=64, ge=1, description="documents that wait for packing, at least")
     shuffle_shards: int = Field(default=16, ge=1, description="shards whose rows are shuffled among each other")
 
     def as_json(self) -> dict[str, Any]:
-        """The settings; `pieces` is left out where it is null: it is what there was before there was the key."""
-        return self.model_dump(mode="json", exclude={"pieces"} if self.pieces is None else None)
+        """The settings; `pieces` and `noise` are left out where there is none, as before there were these keys."""
+        absent = {key for key in ("pieces", "noise") if not getattr(self, key)}
+        return self.model_dump(mode="json", exclude=absent)
 
 
 class Horizon(NamedTuple):

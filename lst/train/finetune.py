@@ -78,7 +78,19 @@ class FinetuneConfig(TrainerConfig):
     pieces: PieceConfig | None = Field(
         None, description="of a share of the utterances a few words instead of all; null: all words always"
     )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="asr: share of the units heard that are replaced, left out or doubled",
+    )
     lora: Lora | None = Field(None, description="train low-rank changes of the linear layers; null: all weights")
+
+    @model_validator(mode="after")
+    def _noise_is_heard(self) -> "FinetuneConfig":
+        if self.noise and self.task != "asr":
+            raise ValueError("noise is for asr: what is to be said is not disturbed")
+        return self
 
     @model_validator(mode="after")
     def _lora_alone(self) -> "FinetuneConfig":
@@ -87,9 +99,9 @@ class FinetuneConfig(TrainerConfig):
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """The settings; `pieces` is left out where it is null: it is what there was before there was the key."""
+        """The settings; `pieces` and `noise` are left out where there is none, as before there were these keys."""
         settings = super().as_json()
-        return {key: value for key, value in settings.items() if key != "pieces" or value is not None}
+        return {key: value for key, value in settings.items() if value or key not in ("pieces", "noise")}
 
     @field_validator("lora", mode="before")
     @classmethod
@@ -164,6 +176,7 @@ def _train(
         patching=patching,
         mixture=MixtureConfig(speech=1, text=0),
         pieces=config.pieces,
+        noise=config.noise,
         vocabulary=model_config.vocabulary,
         task=config.task,
         unit_bpe=unit_bpe,

@@ -35,6 +35,7 @@ class DataSpec:
     vocabulary: Vocabulary
     spans: SpanConfig = field(default_factory=SpanConfig)
     pieces: PieceConfig | None = None
+    noise: float = 0.0
     task: Task = "interleaved"
     unit_bpe: "UnitBpe | None" = None
 
@@ -43,7 +44,7 @@ class DataSpec:
         return open_stream(
             self.pairs,
             self.text,
-            self._layout(self.mixture).model_copy(update={"pieces": self.pieces}),
+            self._layout(self.mixture).model_copy(update={"pieces": self.pieces, "noise": self.noise}),
             self.patching,
             task=self.task,
             horizon=horizon,
