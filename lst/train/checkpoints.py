@@ -182,6 +182,7 @@ class DirectoryCheckpoints(CheckpointManager):
             # What all processes have counted so far becomes the first one's count; the others begin at zero.
             state = states[0]
             state["_metric_bag"][TALLY]["values"] = self.totals if rank == 0 else torch.zeros_like(self.totals)
+        _keep_generators(state, trainer)
         trainer.load_state_dict(state)
         self._saved_step = step_nr
 
@@ -260,3 +261,11 @@ class DirectoryCheckpoints(CheckpointManager):
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _keep_generators(state: dict[str, Any], trainer: Stateful) -> None:
+    """A run saved on a GPU has the state of a generator more than one on a CPU: on the other device the process keeps
+    its own. fairseq2 would refuse the run; lst draws from none of them (every draw has a generator of its own)."""
+    fresh = trainer.state_dict()["_rng_bag"]
+    if len(state["_rng_bag"]["generators"]) != len(fresh["generators"]):  # type: ignore[index, call-overload]
+        state["_rng_bag"] = fresh

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lst.data.interleaving import DocumentMaker, PieceConfig, SpanConfig, Utterance, draw_spans
+from lst.data.interleaving import DocumentMaker, PieceConfig, SpanConfig, Utterance, disturbed, draw_spans
 from lst.data.patching import Example, PatchingConfig
 from lst.data.random import Permutation, generator, uniforms
 from lst.data.unit_bpe import UnitBpe, train_unit_bpe
@@ -288,3 +288,45 @@ def test_utterance_ranges() -> None:
     assert row.unit_range(1, 2) == (5, 10)
     assert row.unit_range(0, 2) == (0, 10)
     assert row.num_words == 2
+
+
+@given(seeds, st.integers(1, 300), st.floats(0.0, 0.99))
+def test_disturbed_units_are_units_and_never_none(seed: int, count: int, share: float) -> None:
+    units = np.arange(count, dtype=np.uint16)
+    heard = disturbed(units, share, generator("test", seed))
+    assert heard.dtype == np.uint16
+    assert 1 <= len(heard) <= 2 * count
+    assert heard.max() < 501
+    again = disturbed(units, share, generator("test", seed))
+    assert (heard == again).all()
+    if share == 0.0:
+        assert (heard == units).all()
+
+
+def test_about_the_share_is_disturbed_a_third_each_way() -> None:
+    units = np.full(30_000, 500, dtype=np.uint16)
+    heard = disturbed(units, 0.3, generator("test", 0))
+    replaced = (heard != 500).sum() / len(units)
+    assert 0.095 < replaced < 0.105
+    assert abs(len(heard) - len(units)) < 300  # as many left out as doubled
+
+
+def test_noise_changes_what_is_heard_and_nothing_else() -> None:
+    row = utterance(np.random.default_rng(1), 40)
+    clean, noisy = maker("static"), maker("static", noise=0.3)
+    heard = [noisy.utterance("asr", row, epoch=epoch).build() for epoch in (0, 0, 1)]
+    plain = clean.utterance("asr", row).build()
+    for example in heard:
+        check(example)
+        assert (example.tokens[example.loss_mask] == plain.tokens[plain.loss_mask]).all()
+    assert (heard[0].tokens == heard[1].tokens).all()
+    assert heard[0].tokens.tolist() != heard[2].tokens.tolist()
+    assert heard[0].tokens.tolist() != plain.tokens.tolist()
+    for task in ("tts", "speech", "interleaved"):
+        same = [make.utterance(task, row).build().tokens.tolist() for make in (clean, noisy)]
+        assert same[0] == same[1]
+
+
+def test_noise_does_not_go_with_aligned_patches() -> None:
+    with pytest.raises(LstError, match="Noise"):
+        maker("aligned", noise=0.1)

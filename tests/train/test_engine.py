@@ -24,6 +24,7 @@ from lst.train.control import TrainingStopped
 from lst.train.engine import TrainingJob, TrainingResult, train
 from lst.train.inputs import DataSpec
 from lst.train.plan import flops_counter
+from lst.train.saving import INDEX, save_state
 from tests.train.toys import toy_model
 
 STEPS = 24
@@ -214,6 +215,22 @@ def test_a_killed_run_loses_what_came_after_the_last_checkpoint_only(
     assert steps[0] == 12
     assert_same(result.model, undisturbed.result.model)
     assert metrics(run_directory) == metrics(undisturbed.directory)
+
+
+def test_a_run_goes_on_on_another_device(
+    data: tuple[Manifest, Manifest], undisturbed: Undisturbed, run_directory: Path
+) -> None:
+    killed(data, run_directory, 17)
+    newest = run_directory / "checkpoints/step-00000012"
+    state = torch.load(newest / "trainer-0.pt", weights_only=True)
+    state["_rng_bag"]["generators"].append(torch.zeros(16, dtype=torch.uint8))  # as on a GPU
+    index = json.loads((newest / INDEX).read_text(encoding="utf-8"))
+    index["files"]["trainer-0.pt"] = save_state(newest / "trainer-0.pt", state)
+    (newest / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    steps: list[int] = []
+    result = train(job(data, run_directory, progress=lambda done, total, unit: steps.append(done)))
+    assert steps[0] == 12
+    assert_same(result.model, undisturbed.result.model)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(
