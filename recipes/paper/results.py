@@ -23,6 +23,11 @@ from runs import COSTS, LOSSES, Found, Run, read, scores_of
 
 from lst.manifest import write_atomic
 
+GROWTH = """\
+Less base's of the same seed, at equal FLOPs, each at the end of its schedule; of the sweep the best rate of each arm.
+`slow-static` is static with half its rate, which base was not given.
+
+"""
 INTRODUCTION = (Path(__file__).with_name("introduction.md")).read_text(encoding="utf-8")
 
 
@@ -71,6 +76,7 @@ def page(found: Found, judged: list[Judged], drawn: Mapping[str, str]) -> str:
         "## Claims\n\n" + claims_table(judged),
         "## Learning rates\n\n" + tables.rates_table(found),
         *(f"## {title}\n\n{text}{after.get(title, '')}" for title, text in sections.items()),
+        "## Against base as the budget grows\n\n" + GROWTH + tables.growth_table(found),
         "## Table 5, recognising and speaking\n\n" + tuned,
         "## Figure 4, sizes\n\n" + tables.sizes_table(found) + picture("figure4.png"),
         "## Table 13, data\n\n" + tables.data_table(found),

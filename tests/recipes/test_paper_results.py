@@ -49,7 +49,7 @@ def test_tables_have_seeds_intervals_costs_and_the_device(made: tuple[Runs, Path
     page = (made[1] / "results.md").read_text()
     equal = page.split("## Table 3, equal FLOPs\n")[1].split("\n## ")[0]
     assert "| base | 3 | 101.000 ± 1.000 |" in equal
-    assert "| -10.000 ± 0.100 |" in equal
+    assert "| static | -10.000 ± 0.100 (p = 3.3e-05) |" in equal
     assert "Not run: base-matched, static-direct." in equal
     (base,) = [line for line in equal.splitlines() if line.startswith("| base | 3 | 60.0")]
     mean, pmi = base.split(" | ")[2:4]
