@@ -85,7 +85,7 @@ def _curves(arms: dict[str, list[Run]], x: str, axis: Any, loss: str) -> None:
 def _sizes(axis: Any, found: Found, loss: str) -> None:
     from matplotlib.ticker import ScalarFormatter
 
-    lines = size_lines(found, loss) or {}
+    lines = size_lines(found, loss)
     for place, arm in enumerate(("base", "static")):
         runs = [run for run in found.runs if run.tier == "size" and run.arm.startswith(f"{arm}-")]
         points = sorted((run.costs["flops"], run.losses[loss]) for run in runs if loss in run.losses)

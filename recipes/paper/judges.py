@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from evidence import Difference, accuracy, of_losses, of_scores
 from runs import LABELS, Found, scores_of
 
+from lst.manifest import Manifest
+
 REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_RUN = "reproduced", "not reproduced", "not decidable", "not run"
 SURE = 0.05
 MARGIN = 0.03
@@ -97,14 +99,19 @@ def no_worse_score(benchmark: str, mode: str, arm: str, than: str, tier: str = "
             return Finding(f"{numbers}; {_seeds(len(difference.by_seed))}", UNDECIDED)
         used = _tier(found, arm, than, tier)
         results = [run.scores[benchmark] for run in found.arm(than, used) if benchmark in run.scores]
-        level, chance = accuracy(results, mode), scores_of(results[0])[mode]["chance"]
-        if level is None or level[1] <= chance:
+        if not above_chance(results, mode):
             return Finding(f"{numbers}; {than} is not above chance, so being no worse says nothing", UNDECIDED)
         if difference.low > -MARGIN:
             return Finding(numbers, REPRODUCED)
         return Finding(numbers, NOT_REPRODUCED if difference.high < 0 else UNDECIDED)
 
     return judge
+
+
+def above_chance(results: Sequence[Manifest], mode: str) -> bool:
+    """Whether all of the interval over items, of their credit averaged over seeds, is above chance."""
+    level = accuracy(results, mode)
+    return level is not None and level[1] > scores_of(results[0])[mode]["chance"]
 
 
 def _scores(found: Found, benchmark: str, mode: str, a: str, b: str, tier: str) -> tuple[Difference, str] | Finding:
@@ -124,6 +131,8 @@ def _scores(found: Found, benchmark: str, mode: str, a: str, b: str, tier: str) 
             label = "by PMI: " if name == "pmi_mean" else ""
             text = f"{label}{a} {100 * difference.a:.1f}%, {b} {100 * difference.b:.1f}%; "
             texts.append(text + _difference(difference, 100, 1))
+    if not any(above_chance(list(side.values()), mode) for side in sides):
+        texts[0] += " (neither is above chance)"
     return headline, "; ".join(texts) + _budget(used, tier)
 
 

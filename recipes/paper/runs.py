@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lst.manifest import Manifest
+from lst.manifest import Manifest, load_manifest
+from lst.manifest.manifest import MANIFEST_FILE
 from lst.pipeline.recipe import load_recipe
 from lst.pipeline.run import read_runs
 from lst.pipeline.summary import stage_manifests
@@ -89,17 +90,28 @@ class Found:
 
 
 def read(directory: Path) -> Found:
-    """The finished stages below a run's directory."""
-    wanted = load_recipe(RECIPE).stages
+    """The finished stages below a run's directory. What came with lst as it is counts as no stage."""
+    wanted = [name for name, node in load_recipe(RECIPE).stages.items() if node.kind_name != "made"]
     # Beside them there may be others of this corpus, such as those of the model in the box.
-    stages = {name: manifest for name, manifest in stage_manifests(directory).items() if name in wanted}
+    made = stage_manifests(directory) | _copied(directory)
+    stages = {name: made[name] for name in [*read_runs(directory)["stages"]] if name in made and name in wanted}
     seconds = {name: entry["seconds"] for name, entry in read_runs(directory)["stages"].items()}
     runs = [_run(name, manifest, seconds[name]) for name, manifest in stages.items() if manifest.stage == "pretrain"]
     for run in runs:
         for benchmark in BENCHMARKS:
             if f"{run.name}-{benchmark}" in stages:
                 run.scores[benchmark] = stages[f"{run.name}-{benchmark}"]
-    return Found(runs, stages, list(wanted))
+    return Found(runs, stages, wanted)
+
+
+def _copied(directory: Path) -> dict[str, Manifest]:
+    """Stages that lie in the run's directory although they were somewhere else when it was made on another machine."""
+    entries = read_runs(directory)["stages"].items()
+    return {
+        name: load_manifest(directory / name)
+        for name, entry in entries
+        if "path" in entry and (directory / name / MANIFEST_FILE).is_file()
+    }
 
 
 def _run(name: str, manifest: Manifest, seconds: float) -> Run:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from evidence import Line, between_lines, fit_line, of_rates
-from judges import MARGIN, NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNDECIDED, Finding, Judge
+from judges import MARGIN, NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNDECIDED, Finding, Judge, above_chance
 from numpy.typing import NDArray
 from runs import Found, Run, scores_of
 
@@ -44,7 +44,10 @@ def saved_shares(pairs: Sequence[tuple[Run, Run]]) -> dict[str, float]:
 
 
 def small_spread(benchmark: str, mode: str, arms: Sequence[str]) -> Judge:
-    """Three seeds of an arm score alike: the standard deviation is below one point."""
+    """Three seeds of an arm score alike: the standard deviation is below one point.
+
+    Models that guess score alike whatever the seed, so one arm at least has to be above chance.
+    """
 
     def judge(found: Found) -> Finding:
         spreads = {}
@@ -55,6 +58,8 @@ def small_spread(benchmark: str, mode: str, arms: Sequence[str]) -> Judge:
                 return Finding(f"{len(values)} scored seeds of {arm}", NOT_RUN)
             spreads[arm] = float(np.std(values, ddof=1))
         numbers = "standard deviation: " + ", ".join(f"{arm} {100 * value:.2f}" for arm, value in spreads.items())
+        if not any(above_chance([run.scores[benchmark] for run in found.arm(arm)], mode) for arm in arms):
+            return Finding(f"{numbers} points; no arm is above chance, so being alike says nothing", UNDECIDED)
         return Finding(f"{numbers} points", REPRODUCED if max(spreads.values()) < 0.01 else NOT_REPRODUCED)
 
     return judge
@@ -72,6 +77,8 @@ def recognition(times: int, base_times: int) -> Judge:
         value, low, high, p = of_rates(*_word_errors(found, names["curriculum"], names["base"]))
         numbers = f"WER: LST {_rate(lst['wer'])}, base {_rate(base['wer'])}; "
         numbers += f"difference {100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p = {p:.2g}; one seed"
+        if min(lst["wer"]["value"], base["wer"]["value"]) > 0.8:
+            numbers += "; neither recognises much"
         return Finding(numbers, sign=-1 if value > 0 else 1, p=p, holm=True)
 
     return judge
@@ -161,15 +168,15 @@ def _interval(part: dict[str, float], name: str) -> str:
     return f"{100 * part[name]:.1f}% [{100 * part[f'{name}_low']:.1f}, {100 * part[f'{name}_high']:.1f}]"
 
 
-def size_lines(found: Found, loss: str) -> dict[str, Line] | None:
-    """Lines of log10 loss over log10 FLOPs of base and static; None with fewer sizes than the figure has."""
+def size_lines(found: Found, loss: str) -> dict[str, Line]:
+    """Lines of log10 loss over log10 FLOPs of base and static, where there are sizes enough for an error (three)."""
     lines = {}
     for arm in ("base", "static"):
         runs = [
             run for run in found.runs if run.tier == "size" and run.arm.startswith(f"{arm}-") and loss in run.losses
         ]
-        if len(runs) < SIZES:
-            return None
+        if len(runs) < 3:
+            continue
         points = np.log10(np.array([(run.costs["flops"], run.losses[loss]) for run in runs]))
         lines[arm] = fit_line(points[:, 0], points[:, 1])
     return lines
@@ -180,8 +187,9 @@ def scaling(loss: str, what: str) -> Judge:
 
     def judge(found: Found) -> Finding:
         lines = size_lines(found, loss)
-        if lines is None:
-            return Finding(f"fewer than {SIZES} sizes of base or static", NOT_RUN)
+        sizes = {arm: len(lines[arm].x) if arm in lines else 0 for arm in ("base", "static")}
+        if min(sizes.values()) < SIZES:
+            return Finding(", ".join(f"{some} of {SIZES} sizes of {arm}" for arm, some in sizes.items()), NOT_RUN)
         value, low, high, p = between_lines(lines["static"], lines["base"])[what]
         if what == "height":
             parts = [100 * (10**number - 1) for number in (value, low, high)]

@@ -169,7 +169,7 @@ def _accuracy(results: Sequence[Any], mode: str, variant: str) -> str:
 def costs_table(groups: Mapping[str, Sequence[Run]]) -> str:
     """What the arms cost, means over seeds."""
     head = ["arm", "parameters", "rate", "steps", "FLOPs", "global units", "units", "text tokens", "patch"]
-    head += ["minutes of training", "minutes in all", "MFU", "device"]
+    head += ["minutes", "MFU", "device"]
     rows = []
     for arm, runs in groups.items():
 
@@ -182,7 +182,7 @@ def costs_table(groups: Mapping[str, Sequence[Run]]) -> str:
         cells += [f"{mean('steps'):,.0f}", f"{mean('flops'):.3g}"]
         cells += [f"{mean(key):,.0f}" for key in ("global_units", "units", "text_tokens")]
         cells += [f"{statistics.fmean(lengths):.2f}" if lengths else ""]
-        cells += [f"{mean('training_minutes'):.1f}", f"{mean('minutes'):.1f}"]
+        cells += [f"{mean('training_minutes'):.1f}"]
         cells += [f"{100 * statistics.fmean(used):.2f}%" if used else ""]
         cells.append(", ".join(dict.fromkeys(run.device for run in runs if run.device)))
         rows.append(cells)
@@ -270,7 +270,7 @@ def sizes_table(found: Found) -> str:
     head = ["run", "parameters in all", "tokens read", "FLOPs", "global units", *LABELS.values()]
     fits = []
     for loss in ("speech", "text"):
-        for arm, line in (size_lines(found, loss) or {}).items():
+        for arm, line in size_lines(found, loss).items():
             fits.append([arm, LABELS[loss], f"{line.slope:.4f} ± {line.error:.4f}", str(len(line.x))])
     text = markdown(head, rows)
     if fits:
@@ -296,7 +296,10 @@ def rates_table(found: Found) -> str:
         rows.append([arm, *cells, f"{best:g}", f"{rate:g}" + ("" if rate == best else ", **not the best**")])
     budgets = ", ".join(dict.fromkeys(f"{run.costs['flops']:.1g}" for run in sweep))
     table = markdown(["arm", *(f"{lr:g}" for lr in tried), "best", "used"], rows)
-    return f"Held-out loss (nats per target) after {budgets} FLOPs, one seed.\n\n{table}"
+    return (
+        f"Held-out loss after {budgets} FLOPs, one seed, in nats per target: it compares rates, not arms, whose "
+        f"targets differ (a BPE piece is worth more than a unit).\n\n{table}"
+    )
 
 
 def data_table(found: Found) -> str:

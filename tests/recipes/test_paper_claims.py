@@ -194,3 +194,22 @@ def test_speech_that_nobody_understands_is_not_called_as_good(runs: Runs) -> Non
     speak("curriculum", 0.80)
     assert word(special.synthesis(runs.found())) == judges.UNDECIDED
     assert word(special.generated_steps(runs.found())) == judges.REPRODUCED
+
+
+def test_seeds_that_all_guess_are_not_called_alike(runs: Runs, tmp_path: Path) -> None:
+    alike = special.small_spread("topic-storycloze", "s-s", ("static", "base"))
+    assert word(alike(scored(runs, (0.60, 0.61, 0.60), (0.60, 0.61, 0.60)))) == judges.REPRODUCED
+    assert word(alike(scored(Runs(tmp_path / "apart"), (0.60, 0.64, 0.60), (0.6, 0.6, 0.6)))) == judges.NOT_REPRODUCED
+    finding = alike(scored(Runs(tmp_path / "guess"), (0.50, 0.50, 0.50), (0.50, 0.51, 0.50)))
+    assert word(finding) == judges.UNDECIDED
+    assert "no arm is above chance" in finding.numbers
+
+
+def test_three_of_four_sizes_have_lines_but_no_verdict(runs: Runs) -> None:
+    for number, name in enumerate(("0.2m", "0.4m", "0.8m")):
+        runs.model(f"size-base-{name}-0", 0, 100.0 - number, flops=1e12 * 3**number)
+        runs.model(f"size-static-{name}-0", 0, 90.0 - number**2, flops=1e12 * 3**number)
+    found = runs.found()
+    finding = special.scaling("speech", "height")(found)
+    assert (word(finding), finding.numbers) == (judges.NOT_RUN, "3 of 4 sizes of base, 3 of 4 sizes of static")
+    assert len(special.size_lines(found, "speech")["static"].x) == 3

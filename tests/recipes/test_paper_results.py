@@ -57,9 +57,7 @@ def test_tables_have_seeds_intervals_costs_and_the_device(made: tuple[Runs, Path
     assert mean.startswith("60.0 ± 0.0 [")
     assert 53 < low < 58 < 62 < high < 67
     assert pmi.startswith("70.0 ± 0.0 [")
-    assert (
-        "| static | 0.00 M | 0.0004 | 20 | 2e+10 | 810 | 256 | 744 | 4.00 | 1.0 | 1.5 | 1.00% | NVIDIA H200 |" in equal
-    )
+    assert "| static | 0.00 M | 0.0004 | 20 | 2e+10 | 810 | 256 | 744 | 4.00 | 1.0 | 1.00% | NVIDIA H200 |" in equal
 
 
 def test_csv_and_figures_hold_every_run_and_need_no_weights(made: tuple[Runs, Path]) -> None:
@@ -108,3 +106,11 @@ def test_without_runs_nothing_is_claimed(tmp_path: Path) -> None:
     lines = page.split("## Claims")[1].split("## Learning")[0].splitlines()
     verdicts = [line.split(" | ")[3] for line in lines if line.startswith("| ")][2:]
     assert set(verdicts) == {"**not run**"}
+
+
+def test_stages_that_lay_elsewhere_on_another_machine_are_found_beside_the_runs(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    runs.models("base", (100.0,))
+    runs.place("base-0", "../data/base-0")
+    assert [run.name for run in runs.found().runs] == ["base-0"]
+    assert "topic-storycloze" not in runs.found().wanted  # it comes with lst
