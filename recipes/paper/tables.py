@@ -123,7 +123,7 @@ def _against(runs: Sequence[Run], base: Sequence[Run], loss: str) -> str:
 def growth_table(found: Found) -> str:
     """How far arms are from base at every budget whose schedule has ended, seed by seed."""
     rows = []
-    for tier in ("sweep", "first", ""):
+    for tier in ("first", "sweep", ""):
         base = _chosen(found, "base", tier)
         for arm in ("base-matched", "static", "static-direct", "curriculum", "slow-static"):
             runs = _chosen(found, arm, tier)
