@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -139,6 +140,30 @@ def test_the_loss_goes_down_and_is_recorded(undisturbed: Undisturbed) -> None:
     assert undisturbed.reports[0] == (0, STEPS, "steps")
     assert undisturbed.reports[-1][:2] == (STEPS, STEPS)
     assert list((undisturbed.directory / "tensorboard").glob("events*"))
+
+
+def test_a_line_says_how_fast_and_how_well(
+    data: tuple[Manifest, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rates are those of what was read since the line before; MFU only where the device's peak is known."""
+    config = trainer_config(budget=BudgetConfig(amount=4), validate_every=None)
+    for peak in (None, 1e12):
+        monkeypatch.setattr("lst.train.metrics._peak_flops", lambda device, peak=peak: peak)
+        train(job(data, tmp_path / str(peak), config))
+        text = (tmp_path / str(peak) / "metrics.jsonl").read_text(encoding="utf-8")
+        first, second = (line for line in map(json.loads, text.splitlines()) if line["split"] == "train")
+        added = {name: second["total"][name] - first["total"][name] for name in first["total"]}
+        assert second["units_per_s"] * second["seconds"] == pytest.approx(added["units"])
+        assert second["text_tokens_per_s"] * second["seconds"] == pytest.approx(added["text_tokens"])
+        assert second["speech_share"] == pytest.approx(added["units"] / (added["units"] + added["text_tokens"]))
+        nats = added["speech_loss"] / added["speech_targets"]
+        assert second["speech_bits_per_second"] == pytest.approx(25 * nats / math.log(2))
+        nats = added["text_loss"] / added["text_targets"]
+        assert second["text_bits_per_token"] == pytest.approx(nats / math.log(2))
+        if peak is None:
+            assert "mfu" not in second
+        else:
+            assert second["mfu"] * second["seconds"] * peak == pytest.approx(added["flops"])
 
 
 def test_the_mixture_is_that_of_the_configuration(undisturbed: Undisturbed) -> None:
