@@ -4,8 +4,8 @@
     asr/          fine-tuned to recognise
     tts/          fine-tuned to speak
 
-A name (`lst-nano`) means the part that the command needs, `lst-nano/asr` that part. lst does not ship `lst-nano` yet
-(docs/assets.md): `recipes/assets/lst_nano.py` puts it among the embedded assets.
+A name (`lst-nano`) means the part that the command needs, `lst-nano/asr` that part. `recipes/assets/lst_nano.py` makes
+`lst-nano`.
 """
 
 from dataclasses import dataclass
