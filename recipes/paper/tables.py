@@ -1,5 +1,6 @@
 """The tables of `docs/results.md`. Over seeds: mean ± standard deviation; [in brackets]: 95% interval over items."""
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from lst.pipeline.recipe import load_recipe
 
 MODES = {"s-s": "S→S", "t-t": "T→T", "s-t": "S→T", "t-s": "T→S"}
 NOTHING = "Not run.\n"
+
+_PLACE = re.compile(r"(?<!\S)/\S*/")
+"""Where something lay on the machine of the runs."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,9 @@ def synthesis_table(found: Found) -> str:
         return NOTHING
     rows += [[name, "", *_judged(part), "", "", "", ""] for name, part in floor.items()]
     head = ["model", "texts", "CER %", "WER %", "DNSMOS", "units a text", "global units a text", "per unit"]
-    notes = [f"{name} is missing: {why}" for name, why in missing.items()] + ([f"Judge: {judge}."] if judge else [])
+    notes = [f"{name} is missing: {_PLACE.sub('', why)}" for name, why in missing.items()] + (
+        [f"Judge: {judge}."] if judge else []
+    )
     return markdown([*head, "does not stop %"], rows) + "".join(f"\n{note}\n" for note in notes)
 
 
