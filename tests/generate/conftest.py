@@ -42,7 +42,7 @@ def voice(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
         return Beeper()
 
     monkeypatch.setattr(module, "open_vocoder", open_vocoder)
-    monkeypatch.setattr(lst.vocoder, "choose_vocoder", lambda name, tokenizer, units: "beeper")
+    monkeypatch.setattr(lst.vocoder, "choose_vocoder", lambda name, tokenizer, units, **_: "beeper")
     monkeypatch.setattr(lst.vocoder, "vocoder_name", lambda name: name)
     monkeypatch.setattr(lst.vocoder, "vocoder_fingerprint", lambda name: Beeper.fingerprint)
     return asked

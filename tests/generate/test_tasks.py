@@ -222,7 +222,7 @@ def test_the_vocoder_is_the_one_made_for_the_units(plain: Session, monkeypatch: 
 
     asked: list[tuple[str, str | None]] = []
 
-    def load(name: str, *, tokenizer: str | None = None) -> Beeper:
+    def load(name: str, *, tokenizer: str | None = None, told_by: object = None) -> Beeper:
         asked.append((name, tokenizer))
         return Beeper()
 
