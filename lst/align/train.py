@@ -34,6 +34,7 @@ from lst.manifest import (
 )
 from lst.train.config import OptimizerConfig
 from lst.train.loop import LoopConfig, LoopJob, artifacts_of, build_seeded, step_generator, train_loop
+from lst.units.codecs import require_codecs
 from lst.units.hubert_config import NetworkConfig
 from lst.units.network import HubertNetwork
 
@@ -62,6 +63,9 @@ class TrainAlignerConfig(LoopConfig):
         100, ge=0, description="steps before CTC, on rows whose words have times: characters spread evenly over words"
     )
     noise: bool = Field(True, description="disturb seven in ten rows by noise")
+    codec: float = Field(
+        0.0, ge=0, le=1, description="share of rows that go through a codec: Opus, Vorbis, or mu-law or GSM at 8 kHz"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="of matrix products; bfloat16 doubles the speed where the processor has it"
     )
@@ -71,6 +75,10 @@ class TrainAlignerConfig(LoopConfig):
     held_out: float = Field(0.05, gt=0, lt=0.5, description="share of rows that choose the weights to keep")
     name: str = Field("", description="what the aligner calls itself; default: ctc")
     licence: str = Field("", description="licence on its card; default: those of the audio")
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; `codec` is left out where there is none, as before there was the key."""
+        return super().as_json() if self.codec else self.model_dump(mode="json", exclude={"codec"})
 
 
 def train_aligner_spec(
@@ -113,6 +121,8 @@ def train_aligner(
     `train_loop`.
     """
     times = {} if words is None else read_words(words)
+    if config.codec:
+        require_codecs()
 
     def make(directory: Path) -> DirectoryResult:
         encoder, layer = _encoder(config, tokenizer)

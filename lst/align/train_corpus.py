@@ -23,6 +23,7 @@ from lst.constants import SAMPLE_RATE
 from lst.errors import LstError
 from lst.manifest import Manifest, Progress, Rejection, iter_rows, write_json
 from lst.text.normalise import fold, spoken_text
+from lst.units.codecs import add_codec
 from lst.units.segments import add_noise
 
 if TYPE_CHECKING:
@@ -191,7 +192,15 @@ class Rows:
         budget = self._config.seconds * SAMPLE_RATE
         size = max(1, round(budget / self._corpus.length(self._order[first])))
         low = max(0, min(first - size // 2, len(self._order) - size))
-        return self.of(self._order[low : low + size], generator if self._config.noise else None)
+        disturbed = self._config.noise or self._config.codec
+        return self.of(self._order[low : low + size], generator if disturbed else None)
+
+    def _disturb(self, samples: NDArray[np.float32], seed: int) -> None:
+        """Each disturbance has a generator of its own: the noise is the same with and without a codec."""
+        if self._config.noise:
+            add_noise(samples, np.random.default_rng(seed))
+        if self._config.codec:
+            add_codec(samples, self._config.codec, np.random.default_rng([seed, 1]))
 
     def of(self, rows: list[int], generator: torch.Generator | None) -> dict[str, Tensor]:
         """`samples` (B, n) filled up with silence, `frames` (B,), `labels` (sum,), `lengths` (B,).
@@ -204,7 +213,7 @@ class Rows:
         for row, index in enumerate(rows):
             samples[row, : self._corpus.length(index)] = self._corpus.samples(index)
         if generator is not None:
-            add_noise(samples, np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator))))
+            self._disturb(samples, int(torch.randint(2**31, (1,), generator=generator)))
         spelled = [self._corpus.spelled[index] for index in rows]
         timed = [self._corpus.spans[index] is not None for index in rows]
         words = [

@@ -1,8 +1,8 @@
 """Sizes of a HuBERT, and how it is trained. Nothing here needs torch."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lst.config import StageConfig
 
@@ -61,6 +61,12 @@ class PretrainConfig(StageConfig):
     disturb: bool = Field(
         default=True, description="noise, gain, colour, band limit, speed and vocal tract length in what is heard"
     )
+    codec: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of rows that go through a codec too: Opus, Vorbis, or mu-law or GSM at 8 kHz",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="of matrix products; bfloat16 doubles the speed where the processor has it"
     )
@@ -68,6 +74,18 @@ class PretrainConfig(StageConfig):
     log_every: int = Field(default=50, ge=1)
     validate_every: int = Field(default=500, ge=1)
     checkpoint_seconds: float = Field(default=240.0, gt=0)
+
+    @model_validator(mode="after")
+    def _codec_disturbs(self) -> "PretrainConfig":
+        if self.codec and not self.disturb:
+            raise ValueError("codec is one of the disturbances, which disturb=false turns off: leave one of them out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_codec(self, settings: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`codec` is left out where there is none. A serializer, for this is a part of other settings."""
+        body: dict[str, Any] = settings(self)
+        return {key: value for key, value in body.items() if value or key != "codec"}
 
 
 class HubertConfig(StageConfig):

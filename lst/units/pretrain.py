@@ -60,7 +60,9 @@ def pretrain(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
-    segments = Segments(corpus, config.frames, network_config.mel_bands, config.seed, disturb=config.disturb)
+    segments = Segments(
+        corpus, config.frames, network_config.mel_bands, config.seed, disturb=config.disturb, codec=config.codec
+    )
     first = _restore(directory, network, optimizer)
     groups = None if cluster_phones is None else torch.from_numpy(cluster_phones.astype(np.int64)).to(device)
     recorder = _Recorder(directory, first)

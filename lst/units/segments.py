@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lst.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
+from lst.units.codecs import add_codec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,14 +54,20 @@ class Batch:
 
 
 class Segments:
-    """The steps of a run over a corpus. `frames` per step must be a multiple of 400."""
+    """The steps of a run over a corpus. `frames` per step must be a multiple of 400.
 
-    def __init__(self, corpus: Corpus, frames: int, bands: int, seed: int, *, disturb: bool = True) -> None:
+    `codec`: the share of rows that, disturbed otherwise, go through a codec as well (`lst.units.codecs`).
+    """
+
+    def __init__(
+        self, corpus: Corpus, frames: int, bands: int, seed: int, *, disturb: bool = True, codec: float = 0.0
+    ) -> None:
         self.corpus = corpus
         self.frames = frames
         self._bands = bands
         self._seed = seed
         self._disturb = disturb
+        self._codec = codec
         self._order = lru_cache(maxsize=2)(self._order_of)
 
     def __getitem__(self, step: int) -> Batch:
@@ -75,6 +82,8 @@ class Segments:
             as_they_are = np.tile(np.arange(self._bands, dtype=np.float32), (len(rows), 1))
             return Batch(samples, targets, phones, np.ones_like(as_they_are), as_they_are)
         add_noise(samples, random)
+        if self._codec:  # its own generator: the rest is the same with and without
+            add_codec(samples, self._codec, np.random.default_rng([self._seed, 4, step]))
         gains = band_gains(len(rows), self._bands, random)
         return Batch(samples, targets, phones, gains, band_places(len(rows), self._bands, random))
 

@@ -24,6 +24,7 @@ from lst.constants import FRAME_RATE
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, Manifest, Progress, Rejection, sha256_file, write_atomic, write_json
 from lst.units.codebooks import LABELLED_FRAMES, Fitted, Phones, PredictionHead, fit, usage
+from lst.units.codecs import require_codecs
 from lst.units.fbank_hubert import FbankHubertEncoder
 from lst.units.hubert_config import HubertConfig
 from lst.units.informed import informed_head
@@ -72,6 +73,8 @@ def make_hubert(
     if hubert.network.clusters != config.units:
         hubert = hubert.model_copy(update={"network": hubert.network.model_copy(update={"clusters": config.units})})
     training = hubert.training.model_copy(update={"seed": config.seed})
+    if training.codec:
+        require_codecs()
     work = directory / WORK
     rejected: list[Rejection] = []
     recordings = collect_recordings(audio, work, rejected, progress)

@@ -27,7 +27,8 @@ FILES = {
 
 
 Kind = Literal["ridge", "exemplar", "convnext", "hifigan"]
-_PREFERENCE: Final[dict[Kind, int]] = {"convnext": 0, "hifigan": 0, "exemplar": 1, "ridge": 2}
+_PREFERENCE: Final[tuple[Kind, ...]] = ("hifigan", "exemplar", "ridge", "convnext")
+"""Best first, by the character error rates of docs/vocoder.md; HiFi-GAN, the published form, is not measured there."""
 _FITTED: Final = ("exemplar", "ridge")
 """Kinds without a network: one voice, either synthesiser."""
 
@@ -133,11 +134,12 @@ def choose_vocoder(name: str | None, tokenizer: str, units: str = "", *, told_by
 def find_vocoder(tokenizer_fingerprint: str, *, fitted: bool = False) -> Path | None:
     """The directory of the best vocoder on this machine made for the units of this tokenizer, if there is one.
 
-    Its card names the tokenizer's fingerprint as `tokenizer`. A network is better than exemplars, and they are better
-    than a linear map (kind `ridge`); among equals the first name is taken. `fitted`: the best that is no network.
+    Its card names the tokenizer's fingerprint as `tokenizer`. Kinds are taken in the order of what was measured
+    (docs/vocoder.md): HiFi-GAN, which has to be put there, exemplar, ridge, ConvNeXt; of a kind, the first name.
+    `fitted`: the best that is no network.
     """
     found = [
-        (_PREFERENCE[kind], card.name, directory)
+        (_PREFERENCE.index(kind), card.name, directory)
         for card, directory in all_cards().values()
         if card.kind == "vocoder" and directory is not None and card.extra.get("tokenizer") == tokenizer_fingerprint
         for kind in [_kind(directory)]

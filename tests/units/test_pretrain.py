@@ -40,6 +40,15 @@ def lines(directory: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
 
 
+def test_codecs_are_heard_and_a_run_with_them_repeats(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"codec": 0.5})
+    first = pretrain(tmp_path / "a", corpus(), None, NETWORK, config)
+    again = pretrain(tmp_path / "b", corpus(), None, NETWORK, config)
+    without = pretrain(tmp_path / "c", corpus(), None, NETWORK, CONFIG)
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(without))
+
+
 def test_it_learns(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"steps": 80, "log_every": 10, "lr": 5e-3, "disturb": False})
     network = pretrain(tmp_path, corpus(), corpus(), NETWORK, config)

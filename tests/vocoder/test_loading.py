@@ -53,7 +53,7 @@ def test_each_embedded_tokenizer_has_its_vocoder_and_griffin_lim(tokenizer: str,
     assert 0.01 < np.abs(samples).max() < 1
 
 
-def test_a_network_that_is_dropped_in_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_dropped_in_is_preferred_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but its directory is needed: its card names the tokenizer."""
     from tests.vocoder.test_convnext import save, toy
 
@@ -65,11 +65,23 @@ def test_a_network_that_is_dropped_in_is_preferred(tmp_path: Path, monkeypatch: 
     save_ridge(tmp_path / "another", tokenizer="cd" * 32)
     assert choose_vocoder(None, TOKENIZER) == str(ridge)
     network = save(tmp_path / "vocoder", toy())
-    assert find_vocoder(TOKENIZER) == network
+    assert find_vocoder(TOKENIZER) == ridge
+    exemplar = tmp_path / "z-exemplar"
+    exemplar.mkdir()
+    (exemplar / "config.json").write_text('{"kind": "exemplar"}')
+    (exemplar / "card.json").write_text(json.dumps(card("z-exemplar")))
+    assert find_vocoder(TOKENIZER) == find_vocoder(TOKENIZER, fitted=True) == exemplar
+    gan = save_checkpoint(tmp_path / "zz-gan", config(), random_state(config()))
+    (gan / "card.json").write_text(json.dumps(card("zz-gan")))
+    assert find_vocoder(TOKENIZER) == gan
+    assert find_vocoder(TOKENIZER, fitted=True) == exemplar
+    shutil.rmtree(gan)
+    shutil.rmtree(exemplar)
     assert find_vocoder(TOKENIZER, fitted=True) == ridge
     assert load_vocoder(choose_vocoder("griffin-lim", TOKENIZER)).name == "toy-ridge:griffin-lim"
     assert choose_vocoder("mine", TOKENIZER) == "mine"
     shutil.rmtree(ridge)
+    assert find_vocoder(TOKENIZER) == network
     with pytest.raises(LstError, match="No fitted vocoder"):
         choose_vocoder("griffin-lim", TOKENIZER)
     with pytest.raises(LstError, match="makes its own waveform"):
@@ -114,21 +126,16 @@ def test_the_remedy_names_the_vocoder_that_fits(tmp_path: Path) -> None:
         load_vocoder(save_ridge(tmp_path / "ridge"), tokenizer=tokenizer_fingerprint("mfcc-501"))
 
 
+def card(name: str) -> dict[str, object]:
+    facts = {"version": "1", "licence": "none", "source": "test", "description": "toy"}
+    return {"name": name, "kind": "vocoder", **facts, "files": {}, "tokenizer": TOKENIZER}
+
+
 def test_a_hifigan_may_name_its_tokenizer_in_a_card(tmp_path: Path) -> None:
     directory = save_checkpoint(tmp_path / "gan", config(), random_state(config()))
     bare = load_vocoder(directory, tokenizer="cd" * 32)  # an unknown tokenizer: nothing to compare
     assert bare.tokenizer_fingerprint == ""
-    card = {
-        "name": "carded",
-        "kind": "vocoder",
-        "version": "1",
-        "licence": "none",
-        "source": "test",
-        "description": "toy",
-        "files": {},
-        "tokenizer": TOKENIZER,
-    }
-    (directory / "card.json").write_text(json.dumps(card))
+    (directory / "card.json").write_text(json.dumps(card("carded")))
     assert load_vocoder(directory, tokenizer=TOKENIZER).name == "carded"
     with pytest.raises(LstError, match="carded was made for units of the tokenizer fingerprint abababababab"):
         load_vocoder(directory, tokenizer="cd" * 32)
