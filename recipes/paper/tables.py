@@ -38,6 +38,14 @@ SECTIONS = (
         "The paper counts global units only, which leaves out what the local modules of LST cost.",
     ),
     Section(
+        "Why: other local modules, equal FLOPs",
+        "",
+        ("base", "static", "slow-static", "static-direct", "wide-static", "wide-direct", "curriculum-direct"),
+        "Looks for the reason of what Table 3 shows; base was given none of this. `slow-static`: half of static's rate, "
+        "which is base's. `-direct`: text goes past the local modules, straight into the global transformer. `wide-`: "
+        "local modules as wide as the global transformer (192, not 96).",
+    ),
+    Section(
         "Table 3, equal global units",
         "quarter",
         ("base", "base-matched", "bpe", "static", "aligned", "mixed", "curriculum"),
@@ -129,7 +137,7 @@ def growth_table(found: Found) -> str:
     rows = []
     for tier in ("first", "sweep", ""):
         base = _chosen(found, "base", tier)
-        for arm in ("base-matched", "static", "static-direct", "curriculum", "slow-static"):
+        for arm in ("base-matched", "static", "static-direct", "wide-static", "curriculum", "slow-static"):
             runs = _chosen(found, arm, tier)
             shared = {run.seed for run in runs} & {run.seed for run in base}
             if shared:
