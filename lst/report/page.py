@@ -12,6 +12,7 @@ from lst.manifest import explain_os_errors, write_atomic
 from lst.pipeline.summary import run_summary, summary_rows
 from lst.report.data import alignment_section, mixture_section, patches_section
 from lst.report.evaluation import evaluation_section
+from lst.report.figures import figures_section, has_figures
 from lst.report.html import Html, note, number, seconds, table, tag
 from lst.report.listening import listening_section
 from lst.report.origin import origin_section, stages_section
@@ -77,19 +78,23 @@ def build_page(run: Run) -> str:
 def _parts(run: Run) -> list[Html | None]:
     """A run's page below its title."""
     facts = _summary(run)
+    drawn = (("figures", "Figures", figures_section),) if has_figures(run) else ()
+    sections = (*drawn, *_SECTIONS)
     return [
         tag("p", f"{len(run.made)} stages. This file holds everything it shows, sound included.", class_="lead"),
-        tag("nav", [tag("a", name, href=f"#{key}") for key, name, _ in (("summary", "Summary", None), *_SECTIONS)]),
+        tag("nav", [tag("a", name, href=f"#{key}") for key, name, _ in (("summary", "Summary", None), *sections)]),
         _tiles(facts),
         tag("section", tag("h2", "Summary"), _facts(facts), id="summary"),
-        *(tag("section", tag("h2", name), _guarded(make, run), id=key) for key, name, make in _SECTIONS),
+        *(tag("section", tag("h2", name), _guarded(make, run), id=key) for key, name, make in sections),
     ]
 
 
 def _policy() -> str:
     """Nothing may be fetched, and no script may run but ours: transcripts and names come from outside."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode("ascii")
-    return f"default-src 'none'; style-src 'unsafe-inline'; media-src data:; script-src 'sha256-{digest}'"
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; script-src 'sha256-{digest}'"
+    )
 
 
 def _guarded(make: Callable[[Run], Html], run: Run) -> Html:

@@ -40,6 +40,7 @@ pre { overflow-x: auto; margin: 8px 0; padding: 12px 14px; background: var(--pag
 .note { color: var(--warn); background: var(--warnback); border-radius: 6px; padding: 7px 12px; font-size: 14px;
   max-width: none; }
 figure { margin: 16px 0 6px; } figcaption { color: var(--soft); font-size: 13.5px; max-width: 100ch; margin-top: 4px; }
+img { display: block; width: 100%; height: auto; min-width: 620px; background: #fff; }
 svg { display: block; width: 100%; height: auto; min-width: 620px; overflow: visible; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 18px 36px; }
 .pair svg { min-width: 400px; }

@@ -1,6 +1,9 @@
-"""What the runs of `recipes/paper` show: CSV, figures, and `docs/results.md`. Nothing in it is typed by hand.
+"""What the runs of `recipes/paper` show: CSV, figures, `docs/results.md`, and the run's report with the figures in it.
 
     python recipes/paper/results.py outputs/paper docs      # docs/results.md and docs/results/*.csv, *.png
+                                                            # outputs/paper/report.html and outputs/paper/figures/*.png
+
+Nothing in these is typed by hand but the introduction.
 
 It reads whatever stages are finished (their weights need not be there) and says of the rest that they were not run.
 `runs.py` reads, `evidence.py` has the statistics, `judges.py` the rules of the verdicts, `claims.py` the claims,
@@ -22,6 +25,8 @@ from figures import figures
 from runs import COSTS, LOSSES, Found, Run, read, scores_of
 
 from lst.manifest import write_atomic
+from lst.pipeline.summary import write_report
+from lst.report.figures import keep_figures
 
 GROWTH = """\
 Less base's of the same seed, at equal FLOPs, each at the end of its schedule; of the sweep the best rate of each arm.
@@ -32,7 +37,7 @@ INTRODUCTION = (Path(__file__).with_name("introduction.md")).read_text(encoding=
 
 
 def main(directory: Path, docs: Path) -> None:
-    """Read the runs below `directory`; write everything into `docs`."""
+    """Read the runs below `directory`; write everything into `docs`, and the run's report anew."""
     found = read(directory)
     judged = judge_all(found)
     out = docs / "results"
@@ -50,6 +55,8 @@ def main(directory: Path, docs: Path) -> None:
             write_atomic(out / name, text)
         for name, (_, image) in drawn.items():
             write_atomic(out / name, image)
+        keep_figures(directory, drawn)
+        print(write_report(directory, changed=True))
     write_atomic(docs / "results.md", page(found, judged, {name: title for name, (title, _) in drawn.items()}))
     made = sum(name in found.stages for name in found.wanted)
     print(f"{docs / 'results.md'}: {made} of {len(found.wanted)} stages, {len(found.runs)} models")

@@ -1,5 +1,6 @@
 """Results of the paper in miniature: tables and verdicts come from finished runs, and say what was not run."""
 
+import base64
 import csv
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def test_csv_and_figures_hold_every_run_and_need_no_weights(made: tuple[Runs, Pa
     for name in ("bits.png", "losses.png"):
         assert (docs / "results" / name).stat().st_size > 1000
         assert f"(results/{name})" in (docs / "results.md").read_text()
+
+
+def test_the_report_of_the_run_has_the_figures_in_it(made: tuple[Runs, Path]) -> None:
+    runs, docs = made
+    page = (runs.path / "report.html").read_text()
+    drawn = sorted((docs / "results").glob("*.png"))
+    assert len(drawn) >= 2
+    assert page.count("<img ") == len(drawn)
+    for path in drawn:
+        assert base64.b64encode(path.read_bytes()).decode() in page, path.name
+    assert "Held-out losses during training over FLOPs" in page
 
 
 def test_the_sweep_says_which_rate_is_best(tmp_path: Path) -> None:

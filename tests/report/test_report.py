@@ -1,5 +1,6 @@
 """The report: everything in one file, nothing from outside trusted, and a sentence for whatever is missing."""
 
+import base64
 import json
 import os
 import re
@@ -17,13 +18,14 @@ import lst.cli.report
 from lst.errors import LstError
 from lst.manifest import DirectoryResult, StageSpec, build_directory, load_manifest
 from lst.report import report
+from lst.report.figures import keep_figures
 from lst.report.html import Html
 from lst.report.listening import MAX_CLIPS
 from lst.report.run import open_run
 from lst.report.utterance import choose
 from tests.report.synthetic import CLOZE, LOSSES, drop, make_eval, make_samples, record, tone
 
-VOID = {"br", "meta"}
+VOID = {"br", "img", "meta"}
 
 
 class Page(HTMLParser):
@@ -237,6 +239,24 @@ def test_words_have_a_map_and_losses_their_directions(copy: Path, tmp_path: Path
         assert said in page.text, said
     (copy / "words" / "words.parquet").write_bytes(b"PAR1")
     assert any("The map of the words cannot be read" in line for line in notes(copy, tmp_path))
+
+
+def test_figures_beside_a_run_are_in_its_page(copy: Path, tmp_path: Path) -> None:
+    png = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+    keep_figures(copy, {"b.png": ("Losses <over> FLOPs", png), "a.png": ("not a picture", b"GIF89a")})
+    captions = copy / "figures" / "figures.json"
+    captions.write_text(captions.read_text().replace("{", '{"../run.json": "outside", "gone.png": "gone",', 1))
+    page = make(copy, tmp_path)
+    (shown,) = page.all("img")
+    assert shown["alt"] == "Losses <over> FLOPs"
+    assert base64.b64decode((shown["src"] or "").removeprefix("data:image/png;base64,")) == png
+    assert [attributes["id"] for attributes in page.all("section")][:2] == ["summary", "figures"]
+    policy = next(item["content"] for item in page.all("meta") if "http-equiv" in item)
+    assert "img-src data:;" in (policy or "")
+    missing = [line for line in notes(copy, tmp_path) if "is not there, or no PNG" in line]
+    assert [line.split(" ")[0] for line in missing] == ["figures/../run.json", "figures/gone.png", "figures/a.png"]
+    captions.write_text("[")
+    assert "This part could not be made. figures/figures.json is damaged." in notes(copy, tmp_path)
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
