@@ -1,8 +1,12 @@
 """Results as short Markdown tables, for the terminal, `summary.md` and the report."""
 
+import textwrap
 from typing import Any
 
 from lst.evaluate.losses import DIRECTIONS
+
+WIDTH = 80
+"""Columns of a terminal."""
 
 
 def choices_markdown(summary: dict[str, Any], *, variants: bool = True) -> str:
@@ -44,31 +48,43 @@ def suite_markdown(summary: dict[str, Any]) -> str:
 
 
 def compare_markdown(found: dict[str, Any]) -> str:
-    """One line per benchmark and mode, by its headline."""
-    head = ["benchmark", "mode", "headline", "n", "A", "B", "A - B", "95% interval", "p", "p (Holm)", ""]
-    lines = ["# A against B, on the same items", "", _line(head), _line(["---"] * len(head))]
-    for row in found["rows"]:
-        if not row["is_headline"]:
-            continue
-        means = [_with_spread(row[side], row[f"{side}_seeds"]) for side in "ab"]
-        cells = [
-            row["benchmark"],
-            row["mode"],
-            row["variant"],
+    """One line per benchmark and mode, by its headline, at most 80 columns wide; then the notes. More is in `found`."""
+    head = ["benchmark, mode", "n", "A", "B", "A - B", "95% interval", "p"]
+    headlines = [row for row in found["rows"] if row["is_headline"]]
+    rows = [
+        [
+            f"{row['benchmark']} {row['mode']}",
             str(row["n"]),
-            *means,
-            f"{100 * row['difference']:+.1f}",
+            _percent(row["a"]),
+            _percent(row["b"]),
+            f"{100 * row['difference']:+z.1f}",
+            f"{100 * row['low']:+z.1f} – {100 * row['high']:+z.1f}",
+            f"{row['p_holm']:.3f}" if row["p_holm"] >= 0.0005 else "<0.001",
         ]
-        cells += [
-            f"{100 * row['low']:+.1f} – {100 * row['high']:+.1f}",
-            f"{row['p_value']:.3g}",
-            f"{row['p_holm']:.3g}",
-        ]
-        lines.append(_line([*cells, row["note"]]))
-    lines += ["", "Accuracy in %. p: random sign flips over independent items; Holm: adjusted for the number of lines."]
+        for row in headlines
+    ]
+    lines = ["# A against B, on the same items", "", *_aligned(head, rows), ""]
+    lines += _wrapped(
+        "Accuracy in %, each benchmark's headline. p: random sign flips over independent items, adjusted for the "
+        "number of lines (Holm). --json has all variants, p by itself, and the spread of seeds."
+    )
+    notes = [f"- {row['benchmark']} {row['mode']}: {told}" for row in headlines if (told := _told(row))]
+    if notes:
+        lines += ["", *(line for note in notes for line in _wrapped(note, indent="  "))]
     if found["only"]:
-        lines.append(f"Not on both sides: {', '.join(found['only'])}.")
+        lines += ["", *_wrapped(f"Not on both sides: {', '.join(found['only'])}.")]
     return "\n".join(lines) + "\n"
+
+
+def _told(row: dict[str, Any]) -> str:
+    """What a line of the comparison has no room for: the spread of several seeds, and its note."""
+    sides = {side.upper(): row[f"{side}_seeds"] for side in "ab"}
+    spreads = [
+        f"{side} {_with_spread(seeds['mean'], seeds)} over {seeds['n']} seeds"
+        for side, seeds in sides.items()
+        if seeds["std"] is not None
+    ]
+    return "; ".join([*spreads, *filter(None, [row["note"]])])
 
 
 def seeds_markdown(found: dict[str, Any]) -> str:
@@ -260,6 +276,20 @@ def units_markdown(summary: dict[str, Any]) -> str:
     if summary["left_out"]:
         lines.append("Left out: " + ", ".join(f"{n} {why}" for why, n in summary["left_out"].items()) + ".")
     return "\n".join(lines) + "\n"
+
+
+def _aligned(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table that can be read as it is: names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [
+        _line([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])
+        for first, *rest in (head, rule, *rows)
+    ]
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _line(cells: list[str]) -> str:

@@ -54,6 +54,27 @@ def test_differences_are_those_of_the_accuracies(results: list[Path]) -> None:
     assert "not decided: 20 items" in compare_markdown(found)
 
 
+def test_the_table_fits_a_terminal_and_notes_lose_nothing(results: list[Path]) -> None:
+    found = compare(results[:2], [results[2]])
+    for row in found["rows"]:
+        row |= {"benchmark": "topic-storycloze", "n": 67000, "low": -0.123, "high": 0.123, "p_holm": 1.2e-7}
+    found["only"] = ["hellaswag s-s", "hellaswag t-t", "hellaswag s-t", "hellaswag t-s", "piqa t-t", "blimp t-t"]
+    text = compare_markdown(found)
+    assert max(map(len, text.splitlines())) <= 80
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in table}) == 1
+    (line,) = [line for line in table if " s-s " in line]
+    (row,) = [row for row in found["rows"] if row["mode"] == "s-s" and row["is_headline"]]
+    cells = ["topic-storycloze s-s", "67000", *(f"{100 * row[side]:.1f}" for side in "ab")]
+    cells += [f"{100 * row['difference']:+.1f}", "-12.3 – +12.3", "<0.001"]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == cells
+    said = " ".join(text.split())
+    spread = row["a_seeds"]
+    assert f"- topic-storycloze s-s: A {100 * spread['mean']:.1f} ± {100 * spread['std']:.1f} over 2 seeds; " in said
+    assert row["note"] in said
+    assert f"Not on both sides: {', '.join(found['only'])}." in said
+
+
 def test_items_are_matched_by_id_not_by_order(results: list[Path]) -> None:
     found = compare([results[0]], [results[2]])
     (row,) = [row for row in found["rows"] if row["mode"] == "s-s" and row["is_headline"]]
