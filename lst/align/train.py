@@ -50,7 +50,7 @@ class TrainAlignerConfig(LoopConfig):
 
     steps: int = Field(3000, ge=1, description="optimiser steps")
     optimizer: OptimizerConfig = Field(
-        OptimizerConfig(lr=5e-4, weight_decay=0.02, warmup_steps=200),  # type: ignore[call-arg]
+        OptimizerConfig(lr=5e-4, weight_decay=0.02, warmup_steps=200),
         description="AdamW and its schedule",
     )
     language: str = Field("en", description="how digits are read")

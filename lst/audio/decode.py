@@ -297,7 +297,7 @@ def to_mono(block: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     if block.shape[1] == 1:
-        return block[:, 0]  # type: ignore[no-any-return]
+        return block[:, 0]
     return block.mean(axis=1, dtype=np.float32)  # type: ignore[no-any-return]
 
 

@@ -36,7 +36,7 @@ class SuiteConfig(StageConfig):
     confidence: float = Field(0.95, gt=0, lt=1, description="of the bootstrap intervals")
     resamples: int = Field(10_000, ge=100, description="bootstrap resamples")
     seed: int = Field(0, ge=0, description="of the bootstrap and of the losses' rows")
-    losses: LossesConfig = Field(LossesConfig(), description="held-out losses")  # type: ignore[call-arg]
+    losses: LossesConfig = Field(LossesConfig(), description="held-out losses")
 
 
 @dataclass

@@ -51,7 +51,7 @@ class SamplesConfig(StageConfig):
     )
     prompt_s: float = Field(3.0, gt=0, description="seconds of a recording that are continued")
     speech: GenerateConfig = Field(
-        GenerateConfig(modality="speech", max_tokens=150, min_tokens=10),  # type: ignore[call-arg]
+        GenerateConfig(modality="speech", max_tokens=150, min_tokens=10),
         description="how units are drawn",
     )
     max_text_tokens: int = Field(40, ge=1, description="longest text continuation of a spoken prompt")

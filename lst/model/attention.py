@@ -228,7 +228,7 @@ def _without_cudnn(query: Tensor) -> AbstractContextManager[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return sdpa_kernel(kernels)  # type: ignore[no-any-return]
+    return sdpa_kernel(kernels)
 
 
 def share_heads(states: Tensor, heads: int) -> Tensor:

@@ -267,5 +267,5 @@ def _keep_generators(state: dict[str, Any], trainer: Stateful) -> None:
     """A run saved on a GPU has the state of a generator more than one on a CPU: on the other device the process keeps
     its own. fairseq2 would refuse the run; lst draws from none of them (every draw has a generator of its own)."""
     fresh = trainer.state_dict()["_rng_bag"]
-    if len(state["_rng_bag"]["generators"]) != len(fresh["generators"]):  # type: ignore[index, call-overload]
+    if len(state["_rng_bag"]["generators"]) != len(fresh["generators"]):  # type: ignore[index]
         state["_rng_bag"] = fresh

@@ -69,9 +69,9 @@ class CheckpointConfig(StageConfig):
 class TrainerConfig(StageConfig):
     """Everything about a run that does not depend on the task."""
 
-    batch: BatchConfig = Field(BatchConfig(), description="what one step sees")  # type: ignore[call-arg]
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")  # type: ignore[call-arg]
-    budget: BudgetConfig = Field(BudgetConfig(), description="when training is over")  # type: ignore[call-arg]
+    batch: BatchConfig = Field(BatchConfig(), description="what one step sees")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")
+    budget: BudgetConfig = Field(BudgetConfig(), description="when training is over")
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights, the order of the data and its interleaving")
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
     validate_every: int | None = Field(None, ge=1, description="steps between validations; null: only at the end")
@@ -82,7 +82,7 @@ class TrainerConfig(StageConfig):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="of several processes each holds the whole model (ddp), or a part of every layer (fsdp)"
     )
-    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="saving a run in progress")  # type: ignore[call-arg]
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="saving a run in progress")
 
     @model_validator(mode="after")
     def _intervals(self) -> "TrainerConfig":

@@ -62,12 +62,12 @@ class FinetuneConfig(TrainerConfig):
     """Settings of the `finetune` stage."""
 
     task: Literal["asr", "tts"] = Field(description="asr: speech to text; tts: text to speech units")
-    batch: BatchConfig = Field(BatchConfig(rows=4), description="what one step sees")  # type: ignore[call-arg]
+    batch: BatchConfig = Field(BatchConfig(rows=4), description="what one step sees")
     optimizer: OptimizerConfig = Field(
-        OptimizerConfig(lr=1e-4, warmup_steps=20),  # type: ignore[call-arg]
+        OptimizerConfig(lr=1e-4, warmup_steps=20),
         description="AdamW and its schedule",
     )
-    budget: BudgetConfig = Field(BudgetConfig(amount=500), description="when training is over")  # type: ignore[call-arg]
+    budget: BudgetConfig = Field(BudgetConfig(amount=500), description="when training is over")
     validate_every: int | None = Field(50, ge=1, description="steps between validations; the best one is kept")
     valid_utterances: int | None = Field(
         None,

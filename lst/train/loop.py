@@ -38,7 +38,7 @@ class LoopConfig(StageConfig):
     """A run's length, its optimiser, and how often it is looked at."""
 
     steps: int = Field(4000, ge=1, description="optimiser steps")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")  # type: ignore[call-arg]
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights, the choice of the data, and dropout")
     log_every: int = Field(50, ge=1, description="steps between two lines of metrics.jsonl")
     validate_every: int = Field(500, ge=1, description="steps between validations; the best one's weights are kept")

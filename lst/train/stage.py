@@ -60,10 +60,10 @@ class ModelConfig(StageConfig):
 class PretrainConfig(TrainerConfig):
     """Settings of the `pretrain` stage."""
 
-    model: ModelConfig = Field(ModelConfig(), description="the model's shape")  # type: ignore[call-arg]
-    patching: PatchingConfig = Field(PatchingConfig(), description="how speech is patched")  # type: ignore[call-arg]
+    model: ModelConfig = Field(ModelConfig(), description="the model's shape")
+    patching: PatchingConfig = Field(PatchingConfig(), description="how speech is patched")
     mixture: MixtureConfig = Field(MixtureConfig(), description="shares of speech and text")
-    spans: SpanConfig = Field(SpanConfig(), description="lengths of interleaved spans")  # type: ignore[call-arg]
+    spans: SpanConfig = Field(SpanConfig(), description="lengths of interleaved spans")
     unit_bpe_size: int = Field(1000, ge=502, description="pieces of the unit BPE, for patching.mode bpe")
     warm_start: Path | None = Field(
         None, description="directory of a text model of Llama's architecture that the global transformer begins as"

@@ -56,10 +56,10 @@ class TrainConvnextConfig(LoopConfig):
     kind: Literal["convnext"] = "convnext"
     steps: int = Field(3000, ge=1, description="optimiser steps")
     optimizer: OptimizerConfig = Field(
-        OptimizerConfig(lr=1e-3, weight_decay=0.05, warmup_steps=50),  # type: ignore[call-arg]
+        OptimizerConfig(lr=1e-3, weight_decay=0.05, warmup_steps=50),
         description="AdamW and its schedule",
     )
-    network: NetworkShape = Field(NetworkShape(), description="its shape")  # type: ignore[call-arg]
+    network: NetworkShape = Field(NetworkShape(), description="its shape")
     num_units: int = Field(501, ge=2, le=100_000, description="ids of the tokenizer: 0 to num_units - 1")
     speakers: bool = Field(False, description="learn a voice for each speaker; else one for all")
     batch: int = Field(16, ge=1, description="pieces per step")
