@@ -11,6 +11,7 @@ from lst.manifest import Manifest, load_manifest
 from lst.pipeline.run import read_runs
 
 REPORT_FILE = "report.html"
+MANY = 8
 
 
 def run_summary(out: Path, report: Path | None) -> dict[str, Any]:
@@ -62,13 +63,15 @@ def write_report(out: Path, *, changed: bool) -> Path:
 
 
 def summary_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The facts as (name, value) lines for people."""
+    """The facts as (name, value) lines for people; of one that more than `MANY` stages have, how many they are."""
     rows = []
     for key, label, form in _LABELS:
+        told = []
         for found, value in facts.items():
             name, _, last = found.rpartition(".")
             if last == key and (text := form(value)):
-                rows.append((f"{label}, {name}" if name else label, text))
+                told.append((f"{label}, {name}" if name else label, text))
+        rows += told if len(told) <= MANY else [(label, f"of {len(told)} stages: see the report")]
     return rows
 
 
@@ -194,6 +197,10 @@ def _heard(value: list[Mapping[str, Any]]) -> str:
     return "; ".join(lines)
 
 
+def _paths(value: list[str]) -> str:
+    return ", ".join(value) if len(value) <= MANY else f"{len(value)}, in {Path(value[0]).parent}"
+
+
 _LABELS = (
     ("hours", "hours of speech", _number),
     ("utterances", "utterances", _number),
@@ -218,7 +225,7 @@ _LABELS = (
     ("heard", "held-out recordings heard as", _heard),
     ("minutes", "minutes of work", _number),
     ("peak_memory_mb", "peak memory, MiB", _number),
-    ("models", "models", lambda value: ", ".join(value.values())),
-    ("wavs", "audio", lambda value: ", ".join(value)),
+    ("models", "models", lambda value: _paths(list(value.values()))),
+    ("wavs", "audio", _paths),
     ("report", "report", str),
 )

@@ -1,6 +1,7 @@
 """The facts of a run: one line each, and a line for each stage where several tell the same."""
 
 from pathlib import Path
+from typing import Any
 
 from lst.manifest import load_manifest
 from lst.pipeline.summary import run_summary, summary_rows
@@ -30,3 +31,17 @@ def test_every_model_of_several_has_its_lines(tmp_path: Path) -> None:
     assert rows["pretraining loss, pretrain"] == rows["pretraining loss, base.1"]
     assert rows["words aligned"]  # what only one stage tells stays as it is
     assert list(facts["models"]) == ["pretrain", "base.1"]
+
+
+def test_of_many_models_only_their_number_is_told() -> None:
+    """A recipe with a hundred runs would fill the screen otherwise; nine are too many."""
+    facts: dict[str, Any] = {f"run-{place}.parameters": 1000 for place in range(9)}
+    facts |= {"models": {f"run-{place}": f"out/run-{place}" for place in range(9)}, "report": "out/report.html"}
+    assert dict(summary_rows(facts)) == {
+        "parameters": "of 9 stages: see the report",
+        "models": "9, in out",
+        "report": "out/report.html",
+    }
+    del facts["run-8.parameters"], facts["models"]["run-8"]
+    assert len(summary_rows(facts)) == 8 + 2
+    assert dict(summary_rows(facts))["models"].endswith("out/run-6, out/run-7")
