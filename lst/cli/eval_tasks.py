@@ -73,6 +73,11 @@ def tts(
     split: str = SPLIT,
     max_units: int = typer.Option(500, help="Longest speech, in units of 40 ms."),
     greedy: bool = typer.Option(False, "--greedy", help="Always the likeliest unit."),
+    temperature: float = typer.Option(0.8, help="Of the draws: below 1 safer, above 1 wilder."),
+    drafts: int = typer.Option(1, help="Say a text so many times and keep what a recogniser (--listener) hears best."),
+    listener: Path | None = typer.Option(
+        None, help="Model fine-tuned for asr that hears the drafts (default: lst-nano/asr, where it is)."
+    ),
     vocoder: str | None = typer.Option(None, help="Name or directory (default: the one made for the model's units)."),
     judge: str = typer.Option("whisper-base", help="Recogniser: whisper-base, or whisper-tiny.en (faster)."),
     normaliser: str = NORMALISER,
@@ -93,6 +98,7 @@ def tts(
     from lst.evaluate.synthesis import TtsEvalConfig, evaluate_tts
 
     values = {"rows": rows, "split": split, "max_units": max_units, "greedy": greedy, "vocoder": vocoder}
+    values |= {"temperature": temperature, "drafts": drafts, "listener": listener}
     config = checked(TtsEvalConfig, values | {"judge": judge, "normaliser": normaliser, "seed": seed})
     made = open_model(model, "tts")
     with stage_progress("units") as progress:

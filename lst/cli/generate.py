@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from lst.generate.sampling import GenerateConfig
+    from lst.generate.tasks import Speech
 
 TOKENIZER = typer.Option(None, help="Unit tokenizer (default: the model's, by its fingerprint).")
 VOCODER = typer.Option(None, help="Vocoder (default: the one made for the model's units).")
@@ -86,6 +87,12 @@ def synthesize(
         help="Sound file to write; -: raw samples (16 kHz, 16 bits, mono) on stdout, as they come.",
     ),
     vocoder: str | None = VOCODER,
+    drafts: int = typer.Option(
+        1, min=1, help="Say it so many times and keep what a recogniser (--listener) hears best; not for --out -."
+    ),
+    listener: Path | None = typer.Option(
+        None, help="Model fine-tuned for asr that hears the drafts (default: lst-nano/asr, where it is)."
+    ),
     max_seconds: float = typer.Option(30.0, min=0.04, help="Longest speech."),
     greedy: bool = GREEDY,
     temperature: float = TEMPERATURE,
@@ -99,12 +106,16 @@ def synthesize(
 
     Example: lst synthesize --model out/tts --text "Once upon a time there was a cat." --out cat.wav
 
+    More clearly: lst synthesize --text … --drafts 5
+
     To hear it while it is made: lst synthesize … --out - | aplay -r 16000 -f S16_LE
     """
     import sys
 
+    from lst.assets.models import find_model
     from lst.cli.common import emit_json, model_directory
     from lst.errors import UsageError
+    from lst.generate.drafts import best_draft
     from lst.generate.session import open_session
     from lst.generate.tasks import SYNTHESIZE, SpeechStream
     from lst.generate.voice import open_vocoder, play_stream, write_stream
@@ -117,17 +128,29 @@ def synthesize(
         raise UsageError(f"--out {out}: {above} is a file, not a directory.")
     if live and as_json:
         raise UsageError("--json and --out - would both write to stdout.", hint="Give a file name with --json.")
+    if live and drafts > 1:
+        raise UsageError("--out -: drafts are compared whole, so none can be played while it is made.")
+    if greedy and drafts > 1:
+        raise UsageError("--greedy: nothing is drawn, so all drafts would be the same.")
     drawn = _drawing(greedy, temperature, top_p, top_k, seed)
     config = _checked(SYNTHESIZE, {**drawn, "max_tokens": max(1, round(25 * max_seconds))})
     session = open_session(model_directory(model, "tts"), device=device)
     voice = open_vocoder(session, vocoder)
-    with _token_progress("synthesize", config.max_tokens) as on_token:
-        pieces = SpeechStream(session, text, voice, config=config, on_token=on_token, warn=_warner())
-        if live:
-            seconds = play_stream(sys.stdout.buffer, pieces, voice.sample_rate)
-        else:
-            seconds = write_stream(out, pieces, voice.sample_rate)
-    made = pieces.speech
+    heard: dict[str, Any] = {}
+    if drafts > 1:
+        hearing = open_session(find_model(listener, "asr").directory, device=device)
+        best = best_draft(session, hearing, text, drafts=drafts, config=config, warn=_warner())
+        made: Speech | None = best.speech
+        heard = {"heard": best.heard, "cer": round(best.cer, 4)}
+        seconds = write_stream(out, [voice.synthesize(best.speech.units)], voice.sample_rate)
+    else:
+        with _token_progress("synthesize", config.max_tokens) as on_token:
+            pieces = SpeechStream(session, text, voice, config=config, on_token=on_token, warn=_warner())
+            if live:
+                seconds = play_stream(sys.stdout.buffer, pieces, voice.sample_rate)
+            else:
+                seconds = write_stream(out, pieces, voice.sample_rate)
+        made = pieces.speech
     assert made is not None
     if made.stopped != "end":
         _warner()(f"Cut off at {seconds:.1f} s before the model ended by itself.")
@@ -141,6 +164,7 @@ def synthesize(
                 "tokenizer": session.fingerprints.get("tokenizer", ""),
                 "stopped": made.stopped,
                 "global_steps": made.global_steps,
+                **heard,
             }
         )
     else:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from lst.assets.models import find_model
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
@@ -26,10 +27,11 @@ from lst.evaluate.stage import eval_spec, write_result
 from lst.evaluate.statistics import bootstrap_interval
 from lst.evaluate.vocoder import judged_numbers
 from lst.evaluate.words import Normaliser
+from lst.generate.drafts import best_draft, check_listener
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
 from lst.generate.tasks import SYNTHESIZE, synthesize
-from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, write_atomic
+from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, load_manifest, write_atomic
 
 SAID_FILE = "said.jsonl"
 DONE_FILE = "done.jsonl"
@@ -44,10 +46,17 @@ class TtsEvalConfig(StageConfig):
     greedy: bool = Field(False, description="the likeliest unit always (it tends to get stuck)")
     temperature: float = Field(0.8, gt=0, description="of the draws")
     top_p: float | None = Field(0.95, gt=0, le=1, description="draw among the likeliest units with this probability")
+    drafts: int = Field(1, ge=1, description="say a text so many times and keep what the listener hears best")
+    listener: Path | None = Field(None, description="model fine-tuned for asr that hears the drafts; null: lst-nano's")
     vocoder: str | None = Field(None, description="name or directory; null: the one made for the model's units")
     judge: JudgeName = Field("whisper-base", description="recogniser: whisper-base, or whisper-tiny.en")
     normaliser: Normaliser = Field("auto", description="simple, whisper, or auto: whisper where it is installed")
     seed: int = Field(0, ge=0, description="of the choice of rows, the draws and the intervals")
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; `drafts` is left out where there is one, as before there was the key, and `listener` always."""
+        settings = super().as_json()
+        return {key: value for key, value in settings.items() if key != "listener" and (key, value) != ("drafts", 1)}
 
     @property
     def drawing(self) -> GenerateConfig:
@@ -58,7 +67,14 @@ class TtsEvalConfig(StageConfig):
 
 def tts_spec(model: Manifest, data: Manifest, config: TtsEvalConfig) -> StageSpec:
     """What `evaluate_tts` would make; whether there is a judge counts, so that one installed later is used."""
-    return eval_spec("eval-tts", {"model": model, "data": data}, config, more={"judged": judge_installed()})
+    more: dict[str, Any] = {"judged": judge_installed()}
+    if config.drafts > 1:
+        more["listener_id"] = load_manifest(_listener(config)).id
+    return eval_spec("eval-tts", {"model": model, "data": data}, config, more=more)
+
+
+def _listener(config: TtsEvalConfig) -> Path:
+    return find_model(config.listener, "asr").directory
 
 
 def evaluate_tts(
@@ -79,7 +95,8 @@ def evaluate_tts(
 
     def make(directory: Path) -> DirectoryResult:
         session = open_session(model.path, device=device)
-        summary, said = measure_tts(session, data, config, directory / DONE_FILE, progress=progress)
+        listener = open_session(_listener(config), device=device) if config.drafts > 1 else None
+        summary, said = measure_tts(session, data, config, directory / DONE_FILE, listener=listener, progress=progress)
         write_atomic(directory / SAID_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said))
         return write_result(directory, summary, tts_markdown(summary), [SAID_FILE])
 
@@ -87,14 +104,25 @@ def evaluate_tts(
 
 
 def measure_tts(
-    session: Session, data: Manifest, config: TtsEvalConfig, done_file: Path, *, progress: Progress | None = None
+    session: Session,
+    data: Manifest,
+    config: TtsEvalConfig,
+    done_file: Path,
+    *,
+    listener: Session | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The summary, and per text {id, text, units, stopped, global_steps}; made ones are kept in `done_file`."""
+    """The summary, and per text {id, text, units, stopped, global_steps}; made ones are kept in `done_file`.
+
+    `listener`: hears the drafts, where there are several.
+    """
     session.check_manifest(data, "The data")
+    if listener is not None:
+        check_listener(session, listener)
     if session.task == "asr":
         raise LstError(f"{session.directory} was fine-tuned to recognise, not to speak.", hint="Give a tts model.")
     chosen = utterances(data, split=config.split, rows=config.rows, seed=config.seed)
-    said = _say(session, chosen, config, done_file, progress)
+    said = _say(session, listener, chosen, config, done_file, progress)
     spoken = [row for row in said if "error" not in row]
     if not spoken:
         raise LstError(f"No text could be said (first: {said[0]['error']})")
@@ -129,7 +157,12 @@ def measure_tts(
 
 
 def _say(
-    session: Session, chosen: Sequence[Spoken], config: TtsEvalConfig, done_file: Path, progress: Progress | None
+    session: Session,
+    listener: Session | None,
+    chosen: Sequence[Spoken],
+    config: TtsEvalConfig,
+    done_file: Path,
+    progress: Progress | None,
 ) -> list[dict[str, Any]]:
     from lst.evaluate.recognition import read_done
 
@@ -140,7 +173,11 @@ def _say(
             if one.id not in done:
                 entry: dict[str, Any] = {"id": one.id, "text": one.text}
                 try:
-                    made = synthesize(session, one.text, config=config.drawing)
+                    if listener is None:
+                        made = synthesize(session, one.text, config=config.drawing)
+                    else:
+                        drawing = config.drawing
+                        made = best_draft(session, listener, one.text, drafts=config.drafts, config=drawing).speech
                     entry |= {"units": made.units.tolist(), "stopped": made.stopped, "global_steps": made.global_steps}
                 except LstError as error:
                     entry["error"] = error.message

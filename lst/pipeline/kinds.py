@@ -135,6 +135,7 @@ KINDS: dict[str, StageKind] = {
         "tts_spec",
         "evaluate_tts",
         {"model": "finetune-tts", "data": "interleave"},
+        paths=("listener",),
     ),
     "vocode": StageKind("lst.vocoder.stage", "VocodeConfig", "vocode_spec", "vocode", {"units": "tokenize-audio"}),
     "samples": StageKind(
