@@ -16,6 +16,7 @@ batch; each layer then calls the plan. Back ends:
 A query that sees nothing (padding; the first token of a document before any patch) gets 0 from every back end.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -32,9 +33,10 @@ from lst.model.masks import Mask, MemberMask
 from lst.model.segments import Segments, segment_attention
 
 Backend = Literal["auto", "dense", "sdpa", "flex", "xformers", "segments"]
-BLOCK = 128
-"""Queries per block on a CPU: large enough for efficient kernels, small enough to skip unseen keys."""
-
+BLOCK = 64
+"""Queries of a document per block on a CPU: large enough for efficient kernels, small enough to skip unseen keys."""
+CALL = 1024
+"""Query-key pairs that take about as long as one more call of the kernel: blocks that waste fewer are joined."""
 
 DENSE_ENTRIES = 1 << 28
 """Entries of a mask (B x Q x K) up to which it is kept whole on a GPU: there flex is slower (benchmarks/NOTES.md)."""
@@ -92,13 +94,32 @@ class DenseAttention:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Queries first..last-1 of the joined rows see keys low..high-1, under an additive `bias` (1, 1, queries, keys)."""
+class _Range:
+    """Queries first..last-1 of the joined rows see keys low..high-1: all of the keys that any of them sees."""
 
     first: int
     last: int
     low: int
     high: int
+
+    @property
+    def area(self) -> int:
+        return (self.last - self.first) * (self.high - self.low)
+
+    def __or__(self, other: "_Range") -> "_Range":
+        return _Range(
+            min(self.first, other.first),
+            max(self.last, other.last),
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The attention of a range under an additive `bias` (1, 1, queries, keys)."""
+
+    range: _Range
     bias: Tensor
 
 
@@ -110,21 +131,17 @@ class BlockedAttention:
     """
 
     def __init__(self, mask: Mask) -> None:
-        batch, queries, keys = mask.shape
+        batch, _, keys = mask.shape
         offset = torch.arange(batch)[:, None] * keys
         first, last = (mask.first + offset).flatten(), (mask.last + offset).flatten()
         seen = last > first
         self.blocks = []
-        for start in range(0, batch * queries, BLOCK):
-            block = slice(start, start + BLOCK)
-            if not bool(seen[block].any()):
-                continue
-            low, high = int(first[block][seen[block]].min()), int(last[block][seen[block]].max())
-            place = torch.arange(low, high)
+        for part in _ranges(first, last):
+            rows, place = slice(part.first, part.last), torch.arange(part.low, part.high)
             # A query that sees nothing would be 0/0: let it see all keys, and take its output away afterwards.
-            visible = (place >= first[block, None]) & (place < last[block, None]) | ~seen[block, None]
+            visible = (place >= first[rows, None]) & (place < last[rows, None]) | ~seen[rows, None]
             bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
-            self.blocks.append(_Block(start, start + len(visible), low, high, bias[None, None]))
+            self.blocks.append(_Block(part, bias[None, None]))
         self.keep = None if bool(seen.all()) else seen[None, None, :, None].float()
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -132,6 +149,32 @@ class BlockedAttention:
         joined = [_join_rows(states) for states in (query, share_heads(key, heads), share_heads(value, heads))]
         out: Tensor = _Blocked.apply(*joined, self.blocks, self.keep)  # type: ignore[no-untyped-call]
         return out.transpose(1, 2).reshape(batch, queries, heads, width).transpose(1, 2)
+
+
+def _ranges(first: Tensor, last: Tensor) -> list[_Range]:
+    """Queries that see something, (N,) `first` to `last`, in ranges of at most `BLOCK` that do not cross documents,
+    and then neighbours joined where that wastes little: short documents, and the few last queries of a long one."""
+    places = (last > first).nonzero().flatten()
+    low, high = first[places], last[places]
+    # A query that sees none of the keys seen so far begins a document.
+    begins = (low[1:] >= high.cummax(0).values[:-1]).nonzero().flatten() + 1
+    bounds = [0, *begins.tolist(), len(places)]
+    queries, lows, highs = places.tolist(), low.tolist(), high.tolist()
+    single = []
+    for start, stop in itertools.pairwise(bounds):
+        for cut in range(start, stop, BLOCK):
+            end = min(cut + BLOCK, stop)
+            single.append(_Range(queries[cut], queries[end - 1] + 1, min(lows[cut:end]), max(highs[cut:end])))
+    joined: list[_Range] = []
+    needed = 0
+    for part in single:
+        needed += part.area
+        if joined and (joined[-1] | part).area <= needed + CALL:
+            joined[-1] |= part
+        else:
+            joined.append(part)
+            needed = part.area
+    return joined
 
 
 class _Blocked(torch.autograd.Function):
@@ -147,13 +190,14 @@ class _Blocked(torch.autograd.Function):
         out = query.new_zeros(query.transpose(1, 2).shape).transpose(1, 2)
         sums = []
         for block in blocks:
-            part, total = kernel(
-                query[:, :, block.first : block.last],
-                key[:, :, block.low : block.high],
-                value[:, :, block.low : block.high],
+            part = block.range
+            made, total = kernel(
+                query[:, :, part.first : part.last],
+                key[:, :, part.low : part.high],
+                value[:, :, part.low : part.high],
                 attn_mask=block.bias.to(query.dtype),
             )
-            out[:, :, block.first : block.last] = part
+            out[:, :, part.first : part.last] = made
             sums.append(total)
         if keep is not None:
             out.mul_(keep)
@@ -171,7 +215,7 @@ class _Blocked(torch.autograd.Function):
             states.new_zeros(states.transpose(1, 2).shape).transpose(1, 2) for states in (query, key, value)
         )
         for block, total in zip(ctx.blocks, sums, strict=True):
-            rows, seen = slice(block.first, block.last), slice(block.low, block.high)
+            rows, seen = slice(block.range.first, block.range.last), slice(block.range.low, block.range.high)
             parts = kernel(
                 grad[:, :, rows],
                 query[:, :, rows],

@@ -18,6 +18,9 @@ SMALL = 1 << 26
 models what a call of oneDNN costs besides the reading counts for little, and memory and more threads for much
 (benchmarks/NOTES.md)."""
 
+FEW = 512
+"""Rows up to which turning a gradient by the weight takes longer than it gains (benchmarks/NOTES.md)."""
+
 
 class Layout(NamedTuple):
     """A linear layer's weight (out, in) for inference."""
@@ -118,8 +121,9 @@ class _Product(torch.autograd.Function):
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
     """`left.T @ right`: (M, N) and (M, K) to (N, K), contiguous."""
-    # The first factor is copied into place, the second is read where it is: the smaller one comes first.
-    if left.shape[1] <= right.shape[1]:
+    # The first factor is copied into place, the second is read where it is: faster with the smaller one first. But then
+    # the result may have to be turned, and for few rows that takes longer than is gained.
+    if left.shape[1] <= right.shape[1] or len(left) <= FEW:
         return product(left.T, right.T)
     return product(right.T, left.T).T.contiguous()
 

@@ -1,5 +1,6 @@
 """Masks against brute force, and every back end against the dense reference."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lst.data.batch import PackedBatch, pack_examples
 from lst.errors import LstError
-from lst.model.attention import BLOCK, BlockedAttention, DenseAttention, FlexAttention, SegmentAttention, plan
+from lst.model.attention import BLOCK, CALL, BlockedAttention, DenseAttention, FlexAttention, SegmentAttention, plan
 from lst.model.masks import CausalMask, Mask, MemberMask, PrefixMask
 from lst.model.segments import Segments, pool
 from lst.model.xformers_attention import make_bias
@@ -139,6 +140,41 @@ def test_blocks_agree_over_long_rows(name: str) -> None:
     mask = masks_of(pack_examples(rows, VOCABULARY))[name]
     assert mask.shape[0] * mask.shape[1] > BLOCK
     equal(outputs_and_gradients(BlockedAttention(mask), mask), outputs_and_gradients(DenseAttention(mask), mask))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_see_every_pair_once(name: str) -> None:
+    rng = np.random.default_rng(4)
+    rows = [[make(document(rng, 150, -30, 7), "static"), *(make(document(rng, 3), "static") for _ in range(30))]]
+    rows.append([make(document(rng, -40), "static")])
+    mask = masks_of(pack_examples(rows, VOCABULARY))[name]
+    dense = torch.block_diag(*mask.dense().float()).bool()
+    found = torch.zeros_like(dense, dtype=torch.int64)
+    blocks = BlockedAttention(mask).blocks
+    for block in blocks:
+        part = block.range
+        assert block.bias.shape[2:] == (part.last - part.first, part.high - part.low)
+        visible = (block.bias[0, 0] == 0) & dense[part.first : part.last].any(1, keepdim=True)
+        found[part.first : part.last, part.low : part.high] += visible
+    assert torch.equal(found, dense.long())
+    for one, other in itertools.pairwise(blocks):
+        assert one.range.last <= other.range.first
+    # A long document's blocks are half empty where they end; short ones are joined up to what a call costs.
+    computed = sum(block.range.area for block in blocks)
+    assert computed <= int(dense.sum()) + len(blocks) * (BLOCK * (BLOCK + 1) // 2 + CALL)
+
+
+def test_short_documents_share_a_block_and_long_ones_do_not() -> None:
+    short, long = torch.arange(200)[None] // 5 + 1, torch.arange(200)[None] // 100 + 1
+    assert len(BlockedAttention(CausalMask(short)).blocks) < 10
+    ranges = [block.range for block in BlockedAttention(CausalMask(long)).blocks]
+    assert [(part.first, part.last, part.low, part.high) for part in ranges] == [
+        (0, BLOCK, 0, BLOCK),
+        (BLOCK, 100, 0, 100),
+        (100, 100 + BLOCK, 100, 100 + BLOCK),
+        (100 + BLOCK, 200, 100, 200),
+    ]
+    assert BlockedAttention(CausalMask(torch.zeros(2, 7, dtype=torch.int64))).blocks == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lst.model import linear
-from lst.model.linear import Linear, outer, pack, product
+from lst.model.linear import FEW, Linear, outer, pack, product
 
 
 @pytest.fixture(params=["onednn", "torch"])
@@ -47,6 +47,11 @@ def test_views_are_taken_as_they_are(path: str) -> None:
     torch.testing.assert_close(product(wide.T, wide[:5].T.contiguous().new_ones(9, 20)), wide.T @ torch.ones(20, 9))
     torch.testing.assert_close(outer(wide[:, :4], wide), wide[:, :4].T @ wide)
     torch.testing.assert_close(outer(wide, wide[:, :4]), wide.T @ wide[:, :4])
+    many = torch.randn(FEW + 1, 12, generator=generator)
+    for left, right in ((many[:, :4], many), (many, many[:, :4])):
+        found = outer(left, right)
+        torch.testing.assert_close(found, left.T @ right, atol=1e-4, rtol=1e-5)
+        assert found.is_contiguous()
 
 
 def test_what_torch_does_itself() -> None:
