@@ -4,16 +4,15 @@ Units are drawn, so now and then a word is blurred or left out. Which draft that
 from the units alone: no sound is made, and no other recogniser is asked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from lst.errors import LstError
 from lst.generate.decoding import generate
 from lst.generate.recognition import TRANSCRIBE, recognition_prompt
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, Warn
-from lst.generate.tasks import SYNTHESIZE, Speech, synthesize
+from lst.generate.tasks import SYNTHESIZE, Speech, say
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,13 @@ def best_draft(
     config: GenerateConfig = SYNTHESIZE,
     warn: Warn = lambda message: None,
 ) -> Draft:
-    """Of `drafts` ways to say `text` (seeds `config.seed`, + 1, …) the one with the lowest `cer`, the first of equals.
+    """Of `drafts` ways to say `text` (`lst.generate.tasks.say`) the one with the lowest `cer`, the first of equals.
 
     Raises as `synthesize`, and LstError for a listener that was not fine-tuned for asr or that reads other units.
     """
     check_listener(session, listener)
-    said = [
-        synthesize(session, text, config=config.model_copy(update={"seed": config.seed + number}), warn=warn)
-        for number in range(drafts)
-    ]
-    return min((_heard(listener, speech) for speech in said), key=lambda draft: draft.cer)
+    said = say(session, text, times=drafts, config=config, warn=warn)
+    return min(_heard(listener, said), key=lambda draft: draft.cer)
 
 
 def check_listener(session: Session, listener: Session) -> None:
@@ -55,15 +51,22 @@ def check_listener(session: Session, listener: Session) -> None:
     listener.check_units(session.fingerprints.get("tokenizer", ""), f"What {session.directory} says")
 
 
-def _heard(listener: Session, speech: Speech) -> Draft:
+def _heard(listener: Session, said: Sequence[Speech]) -> list[Draft]:
+    """What the listener hears in each; one without sound, or too long for it, counts as wholly wrong."""
     from lst.evaluate.words import simple_normalise, word_errors
 
-    if not simple_normalise(speech.text):
-        return Draft(speech, "", 0.0)  # no letter to compare: all drafts are alike
-    try:
-        prompt = recognition_prompt(listener, np.asarray(speech.units), "A draft")
-    except LstError:  # nothing was said, or more than the listener reads at once
-        return Draft(speech, "", 1.0)
-    (made,) = generate(listener, [prompt], "text", TRANSCRIBE)
-    heard = listener.text.decode(made.ids("text").tolist())
-    return Draft(speech, heard, word_errors([speech.text], [heard], normaliser="simple").cer)
+    prompts = {}
+    for number, speech in enumerate(said):
+        try:
+            prompts[number] = recognition_prompt(listener, speech.units, "A draft")
+        except LstError:
+            continue
+    made = generate(listener, list(prompts.values()), "text", TRANSCRIBE, batch_size=len(said))
+    heard = {number: listener.text.decode(one.ids("text").tolist()) for number, one in zip(prompts, made, strict=True)}
+
+    def errors(number: int, text: str) -> float:
+        if not simple_normalise(text):
+            return 0.0  # no letter to compare: all drafts are alike
+        return word_errors([text], [heard[number]], normaliser="simple").cer if number in heard else 1.0
+
+    return [Draft(speech, heard.get(number, ""), errors(number, speech.text)) for number, speech in enumerate(said)]

@@ -60,10 +60,24 @@ def synthesize(
 
     Raises UsageError for an empty text, LstError for one longer than the context, or for a model fine-tuned for asr.
     """
+    (speech,) = say(session, text, config=config, on_token=on_token, warn=warn)
+    return speech
+
+
+def say(
+    session: Session,
+    text: str,
+    *,
+    times: int = 1,
+    config: GenerateConfig = SYNTHESIZE,
+    on_token: Callable[[int, int], None] | None = None,
+    warn: Warn = lambda message: None,
+) -> list[Speech]:
+    """`synthesize`, so many times at once, each drawn anew; the first is what `synthesize` gives."""
     session.check_task("tts", warn)
-    prompt = synthesis_prompt(session, text)
-    (made,) = generate(session, [prompt], "speech", _speech(config), on_token=on_token)
-    return _speech_of(session, text, made)
+    prompts = [synthesis_prompt(session, text)] * times
+    made = generate(session, prompts, "speech", _speech(config), batch_size=times, on_token=on_token)
+    return [_speech_of(session, text, one) for one in made]
 
 
 def synthesis_prompt(session: Session, text: str) -> Tokens:

@@ -12,7 +12,7 @@ from lst.generate import drafts as module
 from lst.generate.drafts import best_draft
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
-from lst.generate.tasks import SYNTHESIZE, Speech, synthesize
+from lst.generate.tasks import SYNTHESIZE, Speech, say, synthesize
 from tests.evaluate.tiny import make_model
 from tests.generate.test_cli import run
 
@@ -21,12 +21,10 @@ BRIEF = GenerateConfig(modality="speech", max_tokens=30, min_tokens=20, seed=4)
 
 
 def test_the_draft_with_the_fewest_errors_is_kept(tts: Session, asr: Session) -> None:
-    each = [
-        best_draft(tts, asr, TEXT, drafts=1, config=BRIEF.model_copy(update={"seed": 4 + number}))
-        for number in range(6)
-    ]
+    said = say(tts, TEXT, times=6, config=BRIEF)
+    each = module._heard(asr, said)
     assert len({draft.cer for draft in each}) > 1
-    assert each[0].speech.units.tolist() == synthesize(tts, TEXT, config=BRIEF).units.tolist()
+    assert said[0].units.tolist() == synthesize(tts, TEXT, config=BRIEF).units.tolist()
     for count in (2, 6):
         best = best_draft(tts, asr, TEXT, drafts=count, config=BRIEF)
         first = min(each[:count], key=lambda draft: draft.cer)
@@ -37,16 +35,18 @@ def test_the_draft_with_the_fewest_errors_is_kept(tts: Session, asr: Session) ->
 def test_errors_are_those_of_the_characters(asr: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(asr.text), "decode", lambda self, ids: "The cat sat.")
     speech = Speech("the cat ran", np.arange(40, dtype=np.uint16), "end", 10)
-    heard = module._heard(asr, speech)
+    (heard,) = module._heard(asr, [speech])
     assert (heard.speech, heard.heard) == (speech, "The cat sat.")
     assert heard.cer == pytest.approx(2 / 11)
 
 
 def test_silence_and_what_is_too_long_are_the_worst(asr: Session) -> None:
-    for units in (0, 5000):
-        speech = Speech(TEXT, np.zeros(units, dtype=np.uint16), "end", 0)
-        assert module._heard(asr, speech).cer == 1
-    assert module._heard(asr, Speech("?!", np.zeros(9, dtype=np.uint16), "end", 0)).cer == 0
+    said = [Speech(TEXT, np.zeros(units, dtype=np.uint16), "end", 0) for units in (0, 20, 5000)]
+    found = [(draft.heard != "", draft.cer == 1) for draft in module._heard(asr, said)]
+    assert found[::2] == [(False, True)] * 2
+    assert found[1][0]
+    (unwritten,) = module._heard(asr, [Speech("?!", np.zeros(9, dtype=np.uint16), "end", 0)])
+    assert unwritten.cer == 0
 
 
 def test_a_listener_must_recognise_and_know_the_units(tts: Session, plain: Session, tmp_path: Path) -> None:
