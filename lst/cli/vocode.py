@@ -81,17 +81,18 @@ def train_vocoder(
     changes: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help="Settings with dotted keys: steps=8000"),
     out: Path = typer.Option(..., help="Where the vocoder goes; then usable as --vocoder."),
     kind: str = typer.Option(
-        "ridge", help="ridge, exemplar: fitted in a minute; convnext: a network, trained in minutes."
+        "ridge",
+        help="ridge, exemplar: fitted in a minute; convnext: a network, trained in minutes; gan: for GPUs.",
     ),
     config: Path = typer.Option(None, help="YAML file of settings; KEY=VALUE comes on top."),
     name: str = typer.Option("", help="What the vocoder calls itself (default: its kind)."),
     licence: str = typer.Option("", help="Licence on its card (default: those of the audio)."),
-    device: str = typer.Option("cpu", help="cpu or cuda (for convnext)."),
+    device: str = typer.Option("cpu", help="cpu or cuda (for convnext and gan)."),
     force: bool = FORCE,
     as_json: bool = JSON,
 ) -> None:
-    """Train a vocoder on units and the recordings they were made from. Stopped by a signal, convnext saves; the same
-    command continues.
+    """Train a vocoder on units and the recordings they were made from. Stopped by a signal, convnext and gan save;
+    the same command continues.
 
     Example: lst train-vocoder outputs/units --out my-vocoder --kind convnext steps=4000
     """
@@ -121,8 +122,14 @@ def train_vocoder(
 
             trained = settings_of(TrainConvnextConfig, settings, changes or [], str(config or ""))
             made = train_convnext(units, audio, out, trained, progress=progress, force=force, device=device)
+        elif kind == "gan":
+            from lst.vocoder.gan_config import TrainGanConfig
+            from lst.vocoder.gan_train import train_gan
+
+            duelled = settings_of(TrainGanConfig, settings, changes or [], str(config or ""))
+            made = train_gan(units, audio, out, duelled, progress=progress, force=force, device=device)
         else:
-            raise UsageError(f"--kind: {kind!r} is none of ridge, exemplar, convnext.")
+            raise UsageError(f"--kind: {kind!r} is none of ridge, exemplar, convnext, gan.")
     print_manifest(made, as_json=as_json)
 
 

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from lst.config import StageConfig
 from lst.errors import LstError
@@ -45,12 +46,28 @@ class LoopConfig(StageConfig):
 
 
 @dataclass(frozen=True)
+class Opponent:
+    """A model that learns to tell what `LoopJob.model` makes from what is real; the two take turns in every step.
+
+    after: steps that the first model is trained without it. against: the losses of the first model from then on,
+    instead of `LoopJob.losses`; the opponent stays as it is meanwhile. losses: its own, of the same batch, afterwards;
+    `loss` is what it minimises and is logged as `opponent_loss`, the others by their names.
+    """
+
+    model: nn.Module
+    optimizer: OptimizerConfig
+    after: int
+    against: Callable[[Any], Mapping[str, Tensor]]
+    losses: Callable[[Any], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
 class LoopJob:
     """What to train. `directory` is kept between attempts: a run that was stopped goes on from it.
 
     batch: the batch of a step, from a generator that is seeded for that step; on any device. losses: of a batch, by
     name; `loss` is what is minimised, all are logged. validate: numbers of the model in evaluation mode, by name;
-    `loss` decides which weights are kept (the lowest); None: the last ones are kept.
+    `loss` decides which weights are kept (the lowest); None, or `keep` "last": the last ones are kept.
     """
 
     directory: Path
@@ -59,6 +76,8 @@ class LoopJob:
     batch: Callable[[torch.Generator], Any]
     losses: Callable[[Any], Mapping[str, Tensor]]
     validate: Callable[[], Mapping[str, float]] | None = None
+    keep: Literal["best", "last"] = "best"
+    opponent: Opponent | None = None
     device: str = "cpu"
     progress: Progress = lambda done, total, unit: None
     checkpoint_every_s: float = 60.0
@@ -71,6 +90,8 @@ class LoopState:
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     """Of the losses since the last line."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many are in each sum."""
     best_step: int = 0
     best_loss: float = math.inf
 
@@ -129,6 +150,9 @@ class _Run:
         self.state = LoopState()
         self.best: dict[str, Tensor] = {}
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
+        self.opponent = job.opponent
+        if self.opponent is not None:
+            self.opponent_optimizer = build_optimizer(self.opponent.model.to(job.device), self.opponent.optimizer)
         self.log = _Log(job.directory)
         self._saved_at = monotonic()
         self._line_at = monotonic()
@@ -137,44 +161,63 @@ class _Run:
     def one_step(self) -> None:
         """A step, and what is due after it: a line, a validation, a checkpoint."""
         config, state = self.config, self.state
-        settings = config.optimizer
-        factor = lr_factor(
-            state.step, state.step / config.steps, warmup_steps=settings.warmup_steps, final=settings.final_lr
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * factor
+        opponent = self.opponent if self.opponent is not None and state.step >= self.opponent.after else None
         self.model.train()
         with torch.random.fork_rng(devices=_cuda_devices(self.job.device)):
             # Dropout draws from the global generators, and has no argument for another.
             torch.manual_seed(step_generator(config.seed, state.step, "dropout").initial_seed())
-            losses = self.job.losses(self.job.batch(step_generator(config.seed, state.step, "data")))
-            self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
-        if not math.isfinite(float(norm)):
-            raise LstError(
-                f"The loss or its gradient is not a number in step {state.step + 1}.",
-                hint="Use a smaller optimizer.lr, or look for damaged recordings; the last checkpoint is kept.",
-            )
-        self.optimizer.step()
+            batch = self.job.batch(step_generator(config.seed, state.step, "data"))
+            if opponent is not None:
+                opponent.model.train().requires_grad_(False)
+            losses = dict((self.job.losses if opponent is None else opponent.against)(batch))
+            lr, losses["grad_norm"] = self._update(self.model, self.optimizer, losses["loss"], config.optimizer)
+            if opponent is not None:
+                opponent.model.requires_grad_(True)
+                own = dict(opponent.losses(batch))
+                own["opponent_loss"] = own.pop("loss")
+                losses |= own
+                _, losses["opponent_grad_norm"] = self._update(
+                    opponent.model, self.opponent_optimizer, own["opponent_loss"], opponent.optimizer, opponent.after
+                )
         state.step += 1
-        for name, value in {**losses, "grad_norm": norm}.items():
+        for name, value in losses.items():
             state.sums[name] = state.sums.get(name, 0.0) + float(value.detach())
+            state.counts[name] = state.counts.get(name, 0) + 1
         ended = state.step == config.steps
         if state.step % config.log_every == 0 or ended:
-            self._write_line(settings.lr * factor)
+            self._write_line(lr)
         if self.job.validate is not None and (state.step % config.validate_every == 0 or ended):
             self._validate(self.job.validate)
         if monotonic() - self._saved_at > self.job.checkpoint_every_s or ended:
             self.save()
 
+    def _update(
+        self, model: nn.Module, optimizer: AdamW, loss: Tensor, settings: OptimizerConfig, first: int = 0
+    ) -> tuple[float, Tensor]:
+        """A step of a model whose schedule begins at step `first`: the learning rate and the gradient's norm."""
+        done = self.state.step - first
+        lr = settings.lr * lr_factor(
+            done, done / (self.config.steps - first), warmup_steps=settings.warmup_steps, final=settings.final_lr
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+        if not math.isfinite(float(norm)):
+            raise LstError(
+                f"The loss or its gradient is not a number in step {self.state.step + 1}.",
+                hint="Use a smaller optimizer.lr, or look for damaged recordings; the last checkpoint is kept.",
+            )
+        optimizer.step()
+        return lr, norm
+
     def _write_line(self, lr: float) -> None:
         state = self.state
-        count = (state.step - 1) % self.config.log_every + 1
-        means = {name: total / count for name, total in state.sums.items()}
+        means = {name: total / state.counts[name] for name, total in state.sums.items()}
         speed = (state.step - self._line_step) / max(1e-9, monotonic() - self._line_at)
         self.log.write({"step": state.step, "split": "train", **means, "lr": lr, "steps_per_s": speed})
-        state.sums = {}
+        state.sums, state.counts = {}, {}
         self._line_at, self._line_step = monotonic(), state.step
         self.job.progress(state.step, self.config.steps, f"steps, loss {means['loss']:.3f}")
 
@@ -183,7 +226,7 @@ class _Run:
         with torch.inference_mode():
             numbers = dict(validate())
         self.log.write({"step": self.state.step, "split": "valid", **numbers})
-        if numbers["loss"] < self.state.best_loss:
+        if self.job.keep == "best" and numbers["loss"] < self.state.best_loss:
             self.state.best_loss, self.state.best_step = numbers["loss"], self.state.step
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
@@ -198,6 +241,9 @@ class _Run:
             "optimizer.pt": self.optimizer.state_dict(),
             "best.pt": self.best,
         }
+        if self.opponent is not None:
+            states["opponent.pt"] = self.opponent.model.state_dict()
+            states["opponent_optimizer.pt"] = self.opponent_optimizer.state_dict()
         files = {name: save_state(temporary / name, state) for name, state in states.items()}
         best_loss = None if math.isinf(self.state.best_loss) else self.state.best_loss
         state = {**vars(self.state), "best_loss": best_loss}
@@ -229,6 +275,9 @@ class _Run:
         self.model.load_state_dict(read("model.pt"))
         self.optimizer.load_state_dict(read("optimizer.pt"))
         self.best = read("best.pt")
+        if self.opponent is not None:
+            self.opponent.model.load_state_dict(read("opponent.pt"))
+            self.opponent_optimizer.load_state_dict(read("opponent_optimizer.pt"))
 
     def _checkpoints(self) -> Path:
         return self.job.directory / "checkpoints"

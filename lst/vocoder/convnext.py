@@ -10,9 +10,9 @@ past of every block, so that streaming costs no more than the whole.
 A vocoder directory holds `config.json` (`ConvnextConfig`), `weights.safetensors` and `card.json`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from lst.vocoder.streaming import FramesVocoder
 LEAD = 4
 """Places before the first unit and after the last that the network sees as "no unit here"; at least the look-ahead."""
 
+C = TypeVar("C", bound=BaseModel)
+N = TypeVar("N", bound=nn.Module)
+
 
 class NetworkShape(StageConfig):
     """The network; the defaults have 3.4 million parameters."""
@@ -44,19 +47,24 @@ class NetworkShape(StageConfig):
     lookahead: int = Field(3, ge=0, le=LEAD, description="units that the network waits for: 40 ms each")
 
 
-class ConvnextConfig(BaseModel):
-    """All of `config.json`."""
+class FramesNetworkConfig(BaseModel):
+    """What `config.json` says of `Network`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["convnext"] = "convnext"
-    version: Literal[1] = 1
     tokenizer: str = Field(description="fingerprint of the tokenizer whose units it was trained on")
     num_units: int = Field(gt=0, le=100_000)
     network: NetworkShape
     speakers: tuple[str, ...] = Field((), description="voices by name; the first is the default; none: one voice")
     spectrum: Spectrum
     source_filter: SourceFilterConfig = SourceFilterConfig()
+
+
+class ConvnextConfig(FramesNetworkConfig):
+    """All of `config.json`."""
+
+    kind: Literal["convnext"] = "convnext"
+    version: Literal[1] = 1
 
 
 class Block(nn.Module):
@@ -81,11 +89,15 @@ class Block(nn.Module):
         changed = self.dropout(changed * self.scale)
         return padded[:, self.before : self.before + count] + changed
 
+    def padded(self, hidden: Tensor) -> Tensor:
+        """(B, T, dim) -> the same, with nothing before and after."""
+        return cast(Tensor, self(functional.pad(hidden, (0, 0, self.before, self.ahead))))
+
 
 class Network(nn.Module):
     """Units to normalised frames; `mean` and `deviation` (n_mels + 1,) say what the numbers stand for."""
 
-    def __init__(self, config: ConvnextConfig, dropout: float = 0.0) -> None:
+    def __init__(self, config: FramesNetworkConfig, dropout: float = 0.0) -> None:
         super().__init__()
         shape, self.per_unit = config.network, config.spectrum.frames_per_unit
         width = config.spectrum.n_mels + 2
@@ -140,14 +152,34 @@ class Network(nn.Module):
 
         The last `lookahead` units do not see what they would wait for: give that many "no unit" after them.
         """
+        return self.decode(self.hidden(units, speaker))
+
+    def hidden(self, units: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """units: (B, T) -> (B, 4 T, dim): what `decode` makes frames of."""
         at_units, at_frames = self.blocks
         hidden = self.embed(units, speaker)
         for block in at_units:
-            hidden = block(functional.pad(hidden, (0, 0, block.before, block.ahead)))
+            hidden = block.padded(hidden)
         hidden = self.upsample(hidden)
         for block in at_frames:
-            hidden = block(functional.pad(hidden, (0, 0, block.before, block.ahead)))
-        return self.decode(hidden)
+            hidden = block.padded(hidden)
+        return hidden
+
+
+class BlockStream:
+    """Blocks in use: the recent past of each is kept."""
+
+    def __init__(self) -> None:
+        self._past: dict[Block, Tensor] = {}
+
+    def advance(self, block: Block, new: Tensor) -> Tensor:
+        """(1, n, dim), the next places -> the places that they settle: n, but for the first `block.ahead`."""
+        past = self._past.get(block)
+        seen = torch.cat([torch.zeros(1, block.before, new.shape[2]) if past is None else past, new], 1)
+        self._past[block] = seen[:, max(0, seen.shape[1] - block.before - block.ahead) :]
+        if seen.shape[1] <= block.before + block.ahead:
+            return new[:, :0]
+        return cast(Tensor, block(seen))
 
 
 class NetworkStream:
@@ -156,26 +188,22 @@ class NetworkStream:
     def __init__(self, network: Network, speaker: int | None) -> None:
         self._network = network
         self._speaker = None if speaker is None else torch.tensor([speaker])
-        self._past: dict[Block, Tensor] = {}
+        self._blocks = BlockStream()
 
     def push(self, units: list[int]) -> Tensor:
         """(n,) ids -> (4 m, n_mels + 2) as `Network.forward`; m = n but for the first `lookahead` units."""
+        return self._network.decode(self.hidden(units))[0]
+
+    def hidden(self, units: list[int]) -> Tensor:
+        """(n,) ids -> (1, 4 m, dim) as `Network.hidden`."""
         at_units, at_frames = self._network.blocks
         hidden = self._network.embed(torch.tensor([units], dtype=torch.int64), self._speaker)
         for block in at_units:
-            hidden = self._advance(block, hidden)
+            hidden = self._blocks.advance(block, hidden)
         hidden = self._network.upsample(hidden)
         for block in at_frames:
-            hidden = self._advance(block, hidden)
-        return self._network.decode(hidden)[0]
-
-    def _advance(self, block: Block, new: Tensor) -> Tensor:
-        past = self._past.get(block)
-        seen = torch.cat([torch.zeros(1, block.before, new.shape[2]) if past is None else past, new], 1)
-        self._past[block] = seen[:, max(0, seen.shape[1] - block.before - block.ahead) :]
-        if seen.shape[1] <= block.before + block.ahead:
-            return new[:, :0]
-        return cast(Tensor, block(seen))
+            hidden = self._blocks.advance(block, hidden)
+        return hidden
 
 
 class ConvnextVocoder(FramesVocoder):
@@ -189,13 +217,13 @@ class ConvnextVocoder(FramesVocoder):
         self.config = config
         self.spectrum = config.spectrum
         self.source_filter = config.source_filter
-        self._network = network.eval()
+        self.network = network.eval()
         self._speaker = speaker if config.speakers else None
 
     def predict(self, units: Iterator[int], block: int) -> Iterator[Frames]:
         """Frames of all units; the look-ahead is that of the network's shape (3 units: 120 ms)."""
-        stream = NetworkStream(self._network, self._speaker)
-        outside, ahead = [self.num_units], self._network.lookahead
+        stream = NetworkStream(self.network, self._speaker)
+        outside, ahead = [self.num_units], self.network.lookahead
         waiting = outside * LEAD
         unwanted = LEAD
         for unit in units:
@@ -203,13 +231,13 @@ class ConvnextVocoder(FramesVocoder):
             if len(waiting) >= block + unwanted + ahead:
                 yield self._frames(stream, waiting, unwanted)
                 waiting, unwanted, ahead = [], 0, 0
-        yield self._frames(stream, waiting + outside * self._network.lookahead, unwanted)
+        yield self._frames(stream, waiting + outside * self.network.lookahead, unwanted)
 
     def _frames(self, stream: NetworkStream, units: list[int], unwanted: int) -> Frames:
         """The frames that these units settle, less those of the first `unwanted` places."""
         with torch.inference_mode():
             predicted = stream.push(units)[unwanted * self.spectrum.frames_per_unit :]
-            return to_frames(predicted, self._network)
+            return to_frames(predicted, self.network)
 
 
 def to_frames(predicted: Tensor, network: Network) -> Frames:
@@ -221,15 +249,21 @@ def to_frames(predicted: Tensor, network: Network) -> Frames:
 
 def load_convnext(directory: Path, name: str, fingerprint: str, speaker: str = "") -> ConvnextVocoder:
     """The vocoder in `directory`, with the voice `speaker` (a name or number). Raises LstError if it is damaged."""
+    config, network = load_network(directory, ConvnextConfig, Network)
+    return ConvnextVocoder(name, fingerprint, config, network, voice_of(config, name, speaker))
+
+
+def load_network(directory: Path, kind: type[C], build: Callable[[C], N]) -> tuple[C, N]:
+    """Configuration and network of the vocoder in `directory`. Raises LstError if its files are damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = read_config(directory, ConvnextConfig)
+    config = read_config(directory, kind)
     path = directory / WEIGHTS_FILE
     try:
         weights = {key: value.float() for key, value in load_file(path).items()}
         with torch.random.fork_rng(devices=[]):  # the first weights, replaced at once, are drawn at random
-            network = Network(config)
+            network = build(config)
         network.load_state_dict(weights)
     except (OSError, SafetensorError) as error:
         raise LstError(f"{path} is missing or damaged ({error}).", hint=AGAIN) from error
@@ -238,10 +272,11 @@ def load_convnext(directory: Path, name: str, fingerprint: str, speaker: str = "
             f"{path} does not have the shape that its {CONFIG_FILE} describes.",
             hint="Its files do not belong together: train or fetch it again.",
         ) from error
-    return ConvnextVocoder(name, fingerprint, config, network, _voice(config, name, speaker))
+    return config, network
 
 
-def _voice(config: ConvnextConfig, name: str, speaker: str) -> int:
+def voice_of(config: FramesNetworkConfig, name: str, speaker: str) -> int:
+    """The number of the voice `speaker` (a name or number; empty: the first). Raises LstError if there is none."""
     if not speaker:
         return 0
     if not config.speakers:

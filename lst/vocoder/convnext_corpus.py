@@ -1,6 +1,7 @@
-"""The recordings that a ConvNeXt vocoder learns from: analysed once, into files that are mapped: memory stays small."""
+"""The recordings that a network learns from: analysed once, into files that are mapped, so that memory stays small."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lst.constants import FRAME_RATE
+from lst.constants import FRAME_RATE, SAMPLES_PER_FRAME
 from lst.manifest import Manifest, Progress, Rejection
 from lst.vocoder.base import Units
 from lst.vocoder.recordings import analysed_utterances
@@ -26,6 +27,8 @@ class Corpus:
     starts: NDArray[np.int64]
     units: NDArray[np.int64]
     frames: NDArray[np.float16]
+    samples: NDArray[np.int16] | None = None
+    """(640 N,), for those that learn waveforms."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,44 +45,67 @@ class Corpus:
 
 
 def analyse_corpus(
-    directory: Path, units: Manifest, audio: Manifest, num_units: int, name: str, progress: Progress
+    directory: Path,
+    units: Manifest,
+    audio: Manifest,
+    num_units: int,
+    name: str,
+    progress: Progress,
+    *,
+    with_samples: bool = False,
 ) -> tuple[Corpus, list[Rejection]]:
     """Analyse every recording into `directory`; those of an earlier attempt are there already.
 
-    `index.jsonl` has a line for each utterance, written when its units and frames are in the two other files.
+    `index.jsonl` has a line for each utterance, written when its units and frames, and its samples if they are asked
+    for, are in the other files.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    index_file, units_file, frames_file = (directory / name for name in ("index.jsonl", "units.i64", "frames.f16"))
-    per_unit, width = Spectrum().frames_per_unit, Spectrum().n_mels + 2
+    index_file = directory / "index.jsonl"
+    width = Spectrum().n_mels + 2
+    kinds: dict[str, tuple[type[np.generic], int]] = {  # of a number, and how many there are for a unit
+        "units.i64": (np.int64, 1),
+        "frames.f16": (np.float16, Spectrum().frames_per_unit * width),
+    }
+    if with_samples:
+        kinds["samples.i16"] = (np.int16, SAMPLES_PER_FRAME)
     lines = _complete_lines(index_file)
     done = sum(line["units"] for line in lines)
     rejected: list[Rejection] = []
-    with index_file.open("ab") as index, units_file.open("ab") as of_units, frames_file.open("ab") as of_frames:
+    with ExitStack() as stack:
+        index = stack.enter_context(index_file.open("ab"))
         index.truncate(sum(len(_line(line)) for line in lines))
-        of_units.truncate(done * 8)
-        of_frames.truncate(done * per_unit * width * 2)
+        files = [stack.enter_context((directory / file).open("ab")) for file in kinds]
+        for file, (kind, per_unit) in zip(files, kinds.values(), strict=True):
+            file.truncate(done * per_unit * np.dtype(kind).itemsize)
         known = {line["id"] for line in lines}
-        for row_id, speaker, row_units, frames in analysed_utterances(
+        for row_id, speaker, row_units, frames, samples in analysed_utterances(
             units, audio, num_units, name, rejected, progress, known=known
         ):
             values = np.concatenate([frames.log_mel, frames.log_f0[:, None], frames.voicing[:, None]], axis=1)
-            of_units.write(row_units.tobytes())
-            of_frames.write(values.astype(np.float16).tobytes())
-            of_units.flush()
-            of_frames.flush()
+            arrays: list[NDArray[Any]] = [row_units, values, np.round(np.clip(samples, -1, 1) * 32767)]
+            for file, array, (kind, _) in zip(files, arrays, kinds.values(), strict=False):
+                file.write(array.astype(kind).tobytes())
+                file.flush()
             lines.append({"id": row_id, "speaker": speaker, "units": len(row_units)})
             index.write(_line(lines[-1]))
             index.flush()
     seconds = sum(line["units"] for line in lines) / FRAME_RATE
     check_amount(units, seconds)
-    corpus = Corpus(
+    return open_corpus(directory), rejected
+
+
+def open_corpus(directory: Path) -> Corpus:
+    """What `analyse_corpus` left in `directory`."""
+    lines = _complete_lines(directory / "index.jsonl")
+    samples = directory / "samples.i16"
+    return Corpus(
         [line["id"] for line in lines],
         [line["speaker"] for line in lines],
         np.cumsum([0, *(line["units"] for line in lines)]),
-        np.memmap(units_file, np.int64, "r"),
-        np.memmap(frames_file, np.float16, "r").reshape(-1, width),
+        np.memmap(directory / "units.i64", np.int64, "r"),
+        np.memmap(directory / "frames.f16", np.float16, "r").reshape(-1, Spectrum().n_mels + 2),
+        np.memmap(samples, np.int16, "r") if samples.is_file() else None,
     )
-    return corpus, rejected
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ def _utterances(
     spectrum = Spectrum()
     heard: list[Utterance] = []
     held: list[Utterance] = []
-    for row_id, _, row_units, frames in analysed_utterances(
+    for row_id, _, row_units, frames, _ in analysed_utterances(
         units, audio, config.num_units, config.name or config.kind, rejected, progress
     ):
         utterance = Utterance(row_units, join_frames(frames, spectrum).astype(np.float16))

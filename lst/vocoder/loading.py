@@ -21,13 +21,14 @@ FILES = {
     "ridge": (CONFIG_FILE, WEIGHTS_FILE),
     "exemplar": (CONFIG_FILE, WEIGHTS_FILE),
     "convnext": (CONFIG_FILE, WEIGHTS_FILE),
+    "gan": (CONFIG_FILE, WEIGHTS_FILE),
     "hifigan": (CONFIG_FILE, "generator.pt"),
 }
 """The files that determine the waveform, by kind of vocoder."""
 
 
-Kind = Literal["ridge", "exemplar", "convnext", "hifigan"]
-_PREFERENCE: Final[tuple[Kind, ...]] = ("hifigan", "exemplar", "ridge", "convnext")
+Kind = Literal["ridge", "exemplar", "convnext", "gan", "hifigan"]
+_PREFERENCE: Final[tuple[Kind, ...]] = ("hifigan", "exemplar", "ridge", "convnext", "gan")
 """Best first, by the character error rates of docs/vocoder.md; HiFi-GAN, the published form, is not measured there."""
 _FITTED: Final = ("exemplar", "ridge")
 """Kinds without a network: one voice, either synthesiser."""
@@ -75,12 +76,14 @@ def load_vocoder(
         from lst.vocoder.exemplar import load_exemplar
 
         return load_exemplar(found.directory, found.name, found.fingerprint, found.waveform)
-    if found.kind == "convnext":
+    if found.kind in ("convnext", "gan"):
         from lst.vocoder.convnext import load_convnext
+        from lst.vocoder.gan import load_gan
 
         if style:
             raise LstError(f"The vocoder {found.name} has no styles.", hint="Leave out --style.")
-        return load_convnext(found.directory, found.name, found.fingerprint, speaker)
+        load = load_convnext if found.kind == "convnext" else load_gan
+        return load(found.directory, found.name, found.fingerprint, speaker)
     from lst.vocoder.hifigan_files import load_hifigan
 
     vocoder = load_hifigan(
@@ -240,6 +243,10 @@ def _identify(name_or_path: str | Path) -> _Found:
         from lst.vocoder.convnext import ConvnextConfig
 
         tokenizer = read_config(directory, ConvnextConfig).tokenizer
+    elif kind == "gan":
+        from lst.vocoder.gan import GanConfig
+
+        tokenizer = read_config(directory, GanConfig).tokenizer
     fingerprint = fingerprint_of(kind, {file: _digest(directory / file) for file in FILES[kind]}, waveform)
     return _Found(name, directory, kind, fingerprint, tokenizer, waveform)
 
@@ -253,7 +260,7 @@ def _kind(directory: Path) -> Kind:
     except (OSError, ValueError):
         return "ridge"
     named = body.get("kind") if isinstance(body, dict) else None
-    return next((kind for kind in ("exemplar", "convnext") if kind == named), "ridge")
+    return next((kind for kind in ("exemplar", "convnext", "gan") if kind == named), "ridge")
 
 
 def _digest(path: Path) -> str:

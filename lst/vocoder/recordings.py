@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from lst.audio import AudioError, open_row_audio
+from lst.constants import SAMPLES_PER_FRAME
 from lst.manifest import Manifest, Progress, Rejection, iter_rows
-from lst.vocoder.base import Units, check_units
+from lst.vocoder.base import Float, Units, check_units, pad_to
 from lst.vocoder.fitting import analyse
 from lst.vocoder.source_filter import Frames
 from lst.vocoder.spectrum import Spectrum
@@ -25,10 +26,10 @@ def analysed_utterances(
     progress: Progress | None = None,
     *,
     known: Container[str] = frozenset(),
-) -> Iterator[tuple[str, str, Units, Frames]]:
-    """Id, speaker, units (T,) and true frames (4 T) of every utterance that can be read; others go to `rejected`.
+) -> Iterator[tuple[str, str, Units, Frames, Float]]:
+    """Id, speaker, units (T,), true frames (4 T) and samples (640 T,) of every utterance that can be read.
 
-    Rows whose id is in `known` are passed over.
+    The others go to `rejected`. Rows whose id is in `known` are passed over.
 
     Raises LstError for a unit that the vocoder `name` with `num_units` does not have.
     """
@@ -55,7 +56,8 @@ def analysed_utterances(
         if np.abs(samples - samples.mean()).max() < SILENT:
             rejected.append(Rejection(row["id"], "audio-silent", "silent or constant"))
             continue
-        yield row["id"], row["speaker"] or "", ids, analyse(samples, len(ids), spectrum)
+        samples = pad_to(samples, len(ids) * SAMPLES_PER_FRAME)
+        yield row["id"], row["speaker"] or "", ids, analyse(samples, len(ids), spectrum), samples
     if progress is not None:
         progress(units.rows, units.rows, "utterances")
 

@@ -1,4 +1,4 @@
-"""Vocoders that predict spectral frames and make them audible: by the source-filter, both run as units come."""
+"""Vocoders that run as units come; those that predict spectral frames and make them audible by the source-filter."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,42 @@ BLOCK = 250
 """Units turned into sound at a time where nobody waits: bounds the memory for any length."""
 
 
-class FramesVocoder(Vocoder):
+class StreamedVocoder(Vocoder):
+    """A vocoder that sounds as units come: `sound` is all that a kind has to give."""
+
+    @abstractmethod
+    def sound(self, units: Iterator[int], block: int) -> Iterator[Float]:
+        """The waveform of valid ids in pieces, each once `block` more units (or the last) have settled it."""
+
+    def render(self, units: Units) -> Float:
+        """(T,) ids -> (640 * T,) samples."""
+        return np.concatenate(list(self.sound(map(int, units), BLOCK)))
+
+    def stream(self, units: Iterable[int], block: int = 1) -> Iterator[Float]:
+        """The waveform of `synthesize` (but for rounding) in pieces, each as soon as `block` more units have come.
+
+        Larger blocks take less time in all; the memory does not grow with the number of units.
+        """
+        held = np.zeros(0, np.float32)
+        first = True
+        for piece in self.sound(self._checked(units), block):
+            held = np.concatenate([held, limit(piece)])
+            if len(held) > FADE:
+                settled, held = held[:-FADE], held[-FADE:]
+                if first:
+                    settled[:FADE] *= fade_in(FADE)
+                    first = False
+                yield settled
+        if first:
+            check_units([], self.num_units, self.name)  # raises: there were no units
+        yield held * fade_in(FADE)[::-1]
+
+    def _checked(self, units: Iterable[int]) -> Iterator[int]:
+        for unit in units:
+            yield int(check_units([unit], self.num_units, self.name)[0])
+
+
+class FramesVocoder(StreamedVocoder):
     """Units to frames by `predict`, frames to sound by the synthesiser that `waveform` names.
 
     Look-ahead: that of `predict`, 41 ms of the source-filter, 5 ms of the final fade. Griffin-Lim needs the whole.
@@ -44,36 +79,17 @@ class FramesVocoder(Vocoder):
         """(T,) ids -> (640 * T,) samples."""
         if self.waveform == "griffin-lim":
             return griffin_lim(self.frames(units).log_mel, self.spectrum, self.source_filter.seed)
-        return np.concatenate(list(self._sound(map(int, units), BLOCK)))
+        return super().render(units)
 
     def stream(self, units: Iterable[int], block: int = 1) -> Iterator[Float]:
-        """The waveform of `synthesize` (but for rounding) in pieces, each as soon as `block` more units have come.
-
-        Larger blocks take less time in all; the memory does not grow with the number of units. Griffin-Lim gives the
-        whole in one piece.
-        """
+        """As `StreamedVocoder.stream`; Griffin-Lim gives the whole in one piece."""
         if self.waveform == "griffin-lim":
             yield self.synthesize(list(units))
-            return
-        held = np.zeros(0, np.float32)
-        first = True
-        for piece in self._sound(self._checked(units), block):
-            held = np.concatenate([held, limit(piece)])
-            if len(held) > FADE:
-                settled, held = held[:-FADE], held[-FADE:]
-                if first:
-                    settled[:FADE] *= fade_in(FADE)
-                    first = False
-                yield settled
-        if first:
-            check_units([], self.num_units, self.name)  # raises: there were no units
-        yield held * fade_in(FADE)[::-1]
+        else:
+            yield from super().stream(units, block)
 
-    def _checked(self, units: Iterable[int]) -> Iterator[int]:
-        for unit in units:
-            yield int(check_units([unit], self.num_units, self.name)[0])
-
-    def _sound(self, units: Iterator[int], block: int) -> Iterator[Float]:
+    def sound(self, units: Iterator[int], block: int) -> Iterator[Float]:
+        """Frames through the source-filter."""
         synthesiser = SourceFilter(self.spectrum, self.source_filter)
         for frames in self.predict(units, block):
             yield synthesiser.push(frames)

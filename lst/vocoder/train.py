@@ -128,7 +128,7 @@ def _fit(
     held = RidgeSums(config.context, config.num_units, ridge.width)
     measured: list[tuple[Any, Frames]] = []
     rejected: list[Rejection] = []
-    for row_id, _, row_units, frames in analysed_utterances(
+    for row_id, _, row_units, frames, _ in analysed_utterances(
         units, audio, config.num_units, config.name or config.kind, rejected, progress
     ):
         targets = join_frames(frames, spectrum)

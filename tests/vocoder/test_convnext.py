@@ -60,7 +60,7 @@ def test_a_stream_is_the_whole(count: int, block: int, lookahead: int, blocks: i
     whole = vocoder.synthesize(units)
     pieces = list(vocoder.stream(iter(units.tolist()), block))
     assert whole.shape == (640 * count,)
-    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=2e-4)
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=4e-4)
 
 
 def test_no_click_where_pieces_meet() -> None:
@@ -110,8 +110,8 @@ def test_the_network_trained_is_the_network_used() -> None:
     units = random_units(20)
     padded = [UNITS] * LEAD + units.tolist() + [UNITS] * LEAD
     with torch.inference_mode():
-        whole = vocoder._network(torch.tensor([padded]))[0, : -4 * LEAD]
-        stream = NetworkStream(vocoder._network, None)
+        whole = vocoder.network(torch.tensor([padded]))[0, : -4 * LEAD]
+        stream = NetworkStream(vocoder.network, None)
         pieces = [stream.push(padded[start : start + 3]) for start in range(0, len(padded), 3)]
     streamed = torch.cat(pieces)[: len(whole)]
     torch.testing.assert_close(streamed, whole, atol=1e-5, rtol=1e-4)
@@ -141,7 +141,7 @@ def save(directory: Path, vocoder: ConvnextVocoder) -> Path:
     from safetensors.torch import save_file
 
     directory.mkdir()
-    save_file(vocoder._network.state_dict(), directory / "weights.safetensors")
+    save_file(vocoder.network.state_dict(), directory / "weights.safetensors")
     write_json(directory / "config.json", vocoder.config.model_dump(mode="json"))
     digests = {file: sha256_file(directory / file) for file in FILES["convnext"]}
     card = {"name": "toy", "kind": "vocoder", "version": "1", "licence": "none", "source": "test", "description": ""}

@@ -209,9 +209,17 @@ def test_command_that_fits_a_vocoder(tmp_path: Path) -> None:
     wrong = run("train-vocoder", units.path, "--out", tmp_path / "other", "waveform=telephone")
     assert isinstance(wrong.exception, UsageError)
     assert "waveform" in str(wrong.exception)
-    assert isinstance(run("train-vocoder", units.path, "--out", tmp_path / "x", "--kind", "gan").exception, UsageError)
+    assert isinstance(run("train-vocoder", units.path, "--out", tmp_path / "x", "--kind", "horn").exception, UsageError)
     network = ["network.dim=16", "network.hidden=16", "network.frame_hidden=16", "steps=2", "held_out=0.2"]
     trained = run("train-vocoder", units.path, *network, "--out", tmp_path / "net", "--kind", "convnext", "--json")
     assert trained.exit_code == 0, trained.exception
     spoken = run("vocode", units.path, "--out", tmp_path / "more", "--vocoder", tmp_path / "net", "--workers", "1")
+    assert spoken.exit_code == 0, spoken.exception
+    duel = ["synthesis.dim=16", "synthesis.hidden=16", "discriminators.periods=[2]", "discriminators.windows=[256]"]
+    duel += ["alone=0.5", "batch=2", f"start={tmp_path / 'net'}"]
+    trained = run(
+        "train-vocoder", units.path, *network[3:], *duel, "--out", tmp_path / "gan", "--kind", "gan", "--json"
+    )
+    assert trained.exit_code == 0, trained.exception
+    spoken = run("vocode", units.path, "--out", tmp_path / "sung", "--vocoder", tmp_path / "gan", "--workers", "1")
     assert spoken.exit_code == 0, spoken.exception
