@@ -3,7 +3,7 @@
     by period      (Kong et al. 2020, HiFi-GAN): the waveform folded into rows of p samples, for several p: what repeats
     by resolution  (Jang et al. 2021, UnivNet; complex as in EnCodec): its short-time spectra by several windows
 
-Each gives a map of scores, above 0 for "real", and what its layers saw on the way.
+Each gives a map of scores, above 0 for "real", and what its layers saw on the way: (B, channels, time, frequency or 1).
 """
 
 import torch
@@ -50,7 +50,10 @@ class PeriodDiscriminator(nn.Module):
         """(B, n) -> a map of scores, and what every layer saw."""
         short = -samples.shape[1] % self.period
         seen = functional.pad(samples / LEVEL, (0, short)).reshape(len(samples), 1, -1, self.period)
-        return _through([*self.layers, self.last], self.score, seen)
+        score, noticed = _through([*self.layers, self.last], self.score, seen)
+        return score, [
+            layer.mean(3, keepdim=True) for layer in noticed
+        ]  # places in a period are as good as one another
 
 
 class ResolutionDiscriminator(nn.Module):

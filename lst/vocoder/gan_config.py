@@ -16,7 +16,7 @@ class LossWeights(StageConfig):
 
     frames: float = Field(1.0, ge=0, description="of the predicted frames, as for the kind convnext")
     spectra: float = Field(2.0, ge=0, description="of the waveform's log-mel spectra at three resolutions")
-    features: float = Field(2.0, ge=0, description="of what the discriminators' layers see")
+    features: float = Field(1.0, ge=0, description="of what the discriminators' layers see")
     verdict: float = Field(1.0, ge=0, description="of what the discriminators say")
 
 

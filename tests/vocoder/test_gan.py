@@ -25,7 +25,7 @@ from lst.vocoder.excitation import Pulses
 from lst.vocoder.gan import GanConfig, GanNetwork, GanVocoder, load_gan
 from lst.vocoder.gan_config import LossWeights, TrainGanConfig
 from lst.vocoder.gan_duel import Duel
-from lst.vocoder.gan_losses import LogMel, SpectralDistance
+from lst.vocoder.gan_losses import LogMel, SpectralDistance, feature_distance
 from lst.vocoder.gan_train import build_gan, make_duel, train_gan, train_gan_spec
 from lst.vocoder.pieces import split_corpus
 from lst.vocoder.source_filter import Frames, SourceFilter
@@ -205,6 +205,20 @@ def test_discriminators_learn_to_tell_noise_from_speech() -> None:
             discrimination(judges(noise), judges(speech)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         assert float(right_share(judges(noise), judges(speech))) > 0.9
+
+
+def test_features_do_not_ask_for_the_place_of_a_pulse() -> None:
+    """The same pulses, half a period later, are nearer than silence; place by place they would not be."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        judges = Discriminators(DiscriminatorShape())
+    pulses = 0.1 * Pulses(160).push(torch.full((2, 72), float(np.log(125.0))))
+    real, later = pulses[:, :10_240], pulses[:, 64 : 64 + 10_240]
+    with torch.no_grad():
+        truth, same, silence = judges(real), judges(later), judges(torch.zeros_like(real))
+    moved, none = float(feature_distance(same, truth)), float(feature_distance(silence, truth))
+    assert float(feature_distance(truth, truth)) == 0
+    assert moved < 0.6 * none
 
 
 def test_what_is_not_known_is_silent(corpus: tuple[Manifest, Manifest], tmp_path: Path) -> None:
