@@ -24,7 +24,10 @@ from lst.generate.session import open_session
 
 @register_model("lst")
 class LSTHarness(TemplateLM):  # type: ignore[misc]
-    """A model as the harness sees it. `path`: its directory, or a name (lst-nano); `device`: cpu or cuda."""
+    """A model as the harness sees it. `path`: its directory, or a name (lst-nano); `device`: cpu or cuda.
+
+    The harness asks for a GPU unless it is told otherwise; where there is none, it gets the CPU.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class LSTHarness(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if unknown:
             raise LstError(f"--model_args has no {next(iter(unknown))}.", hint="It has path, device, batch_tokens.")
-        self.session = open_session(find_model(path, "pretrained").directory, device=device or "cpu")
+        self.session = open_session(find_model(path, "pretrained").directory, device=_available(device))
         self.batch_tokens = int(batch_tokens)
         self.max_gen_toks = int(max_gen_toks)
 
@@ -116,6 +119,13 @@ class LSTHarness(TemplateLM):  # type: ignore[misc]
         text = self.session.text.decode(made.ids("text").tolist())
         ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text
+
+
+def _available(device: str | None) -> str:
+    import torch
+
+    wanted = device or "cpu"
+    return "cpu" if wanted.startswith("cuda") and not torch.cuda.is_available() else wanted
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("lm_eval")
 
@@ -151,5 +152,8 @@ def test_it_is_registered_and_refuses_unknown_arguments(model: Manifest) -> None
 
     made = get_model("lst").create_from_arg_string(f"path={model.path}", {"device": "cpu", "batch_size": 1})
     assert isinstance(made, LSTHarness)
+    # What its command line passes on when no device is named.
+    made = get_model("lst").create_from_arg_obj({"path": str(model.path)}, {"device": "cuda:0", "batch_size": 1})
+    assert made.session.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(LstError, match="--model_args has no pretrained"):
         LSTHarness(str(model.path), pretrained="x")
