@@ -13,7 +13,7 @@ import numpy as np
 import soundfile  # noqa: F401  (before fairseq2: its bundled libsndfile serves both)
 import torch
 from fairseq2.models.transformer import TransformerNormOrder
-from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory
+from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig
 from fairseq2.nn import BatchLayout, Linear
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
@@ -22,6 +22,7 @@ from torch.nn.utils import remove_weight_norm
 from lst.constants import SAMPLES_PER_FRAME
 from lst.errors import LstError
 from lst.units.checkpoints import HubertArchitecture, HubertCheckpoint, read_fairseq, read_huggingface
+from lst.units.encoder_factory import EncoderFactory
 from lst.units.spec import HubertSpec
 
 if TYPE_CHECKING:
@@ -151,8 +152,8 @@ def build(checkpoint: HubertCheckpoint, layer: int) -> tuple[Any, Any]:
     return frontend, encoder
 
 
-def _factory(architecture: HubertArchitecture, layers: int) -> Wav2Vec2EncoderFactory:
-    return Wav2Vec2EncoderFactory(
+def _factory(architecture: HubertArchitecture, layers: int) -> EncoderFactory:
+    return EncoderFactory(
         Wav2Vec2EncoderConfig(
             model_dim=architecture.dim,
             feature_dim=architecture.conv_layers[-1][0],

@@ -14,7 +14,7 @@ from typing import Any
 import soundfile  # noqa: F401  (before fairseq2: its bundled libsndfile serves both)
 import torch
 from fairseq2.models.transformer import AttentionBias, AttentionBiasCache, TorchSDPA, TransformerNormOrder
-from fairseq2.models.wav2vec2 import StandardWav2Vec2Masker, Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory
+from fairseq2.models.wav2vec2 import StandardWav2Vec2Masker, Wav2Vec2EncoderConfig
 from fairseq2.nn import BatchLayout
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from lst.constants import SAMPLES_PER_FRAME
 from lst.errors import LstError
+from lst.units.encoder_factory import EncoderFactory
 from lst.units.hubert_config import NetworkConfig
 from lst.units.logmel import HOP, LogMel
 
@@ -76,7 +77,7 @@ class HubertNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        factory = Wav2Vec2EncoderFactory(
+        factory = EncoderFactory(
             Wav2Vec2EncoderConfig(
                 model_dim=config.dim,
                 feature_dim=STACK * config.mel_bands,
