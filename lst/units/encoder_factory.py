@@ -1,7 +1,7 @@
 """fairseq2's wav2vec2 encoder for a single process, without the seconds that its registry takes to start.
 
-A linear layer that is not told its device and which processes share it asks fairseq2's registry, and making that imports
-every model family there is and, with them, transformers and scikit-learn. Here the layers are told.
+A linear layer that is not told its device and which processes share it asks fairseq2's registry, and making that
+imports every model family there is and, with them, transformers and scikit-learn. Here the layers are told.
 """
 
 import torch

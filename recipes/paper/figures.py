@@ -10,11 +10,21 @@ from runs import Found, Run
 from special import size_lines
 from tables import SECTIONS
 
+from lst.evaluate.word_embeddings import FIGURE_FILE
+
 Draw = Callable[[Any, str], None]
 AXES = {"speech": "bits per second of speech", "text": "bits per text token"}
 X = {"flops": "FLOPs, everything counted", "global_units": "global units (patches and text tokens)"}
+COLOURS = 10
+"""Of matplotlib's cycle; from there on lines are dashed."""
 CURVES = (
     ("losses.png", "Held-out losses during training over FLOPs", "Table 3, equal FLOPs", "flops"),
+    (
+        "why.png",
+        "Held-out losses with other local modules, over FLOPs",
+        "Why: other local modules, equal FLOPs",
+        "flops",
+    ),
     ("first.png", "Held-out losses at a tenth of the budget, over FLOPs", "First look", "flops"),
     (
         "quarter.png",
@@ -46,6 +56,9 @@ def figures(found: Found) -> dict[str, tuple[str, bytes]]:
             "Figure 4: losses of four sizes over FLOPs, with the fitted lines",
             _two_axes("flops", lambda axis, loss: _sizes(axis, found, loss)),
         )
+    if (words := found.stages.get("quarter-aligned-0-words")) is not None:
+        title = "Figure 5: patch embeddings of words by one aligned model, laid out by t-SNE; a colour is a word"
+        made["figure5.png"] = (title, words.file(FIGURE_FILE).read_bytes())
     return made
 
 
@@ -63,7 +76,8 @@ def _ends(axis: Any, arms: dict[str, list[Run]], loss: str) -> None:
     for place, (arm, runs) in enumerate(arms.items()):
         points = sorted((run.costs["flops"], run.losses[loss], run.seed) for run in runs if loss in run.losses)
         first = [(flops, value) for flops, value, seed in points if seed == 0]
-        axis.plot(*zip(*first, strict=True), color=f"C{place}", label=arm)
+        style = "-" if place < COLOURS else "--"
+        axis.plot(*zip(*first, strict=True), color=f"C{place}", label=arm, linestyle=style)
         everyone = [(flops, value) for flops, value, _ in points]
         axis.plot(*zip(*everyone, strict=True), marker="o", markersize=4, linestyle="", color=f"C{place}")
 

@@ -75,6 +75,7 @@ def page(found: Found, judged: list[Judged], drawn: Mapping[str, str]) -> str:
     after = {
         "Table 3, equal FLOPs": picture("bits.png") + picture("losses.png"),
         "Table 3, equal global units": picture("quarter.png"),
+        "Why: other local modules, equal FLOPs": picture("why.png"),
         "First look": picture("first.png"),
     }
     tuned = "Recognition:\n\n" + tables.recognition_table(found) + "\nSpeech:\n\n" + tables.synthesis_table(found)
@@ -86,6 +87,7 @@ def page(found: Found, judged: list[Judged], drawn: Mapping[str, str]) -> str:
         "## Against base as the budget grows\n\n" + GROWTH + tables.growth_table(found),
         "## Table 5, recognising and speaking\n\n" + tuned,
         "## Figure 4, sizes\n\n" + tables.sizes_table(found) + picture("figure4.png"),
+        "## Figure 5, words\n\n" + tables.words_table(found) + picture("figure5.png"),
         "## Table 13, data\n\n" + tables.data_table(found),
         "## Not run\n\n" + tables.missing(found),
     ]

@@ -60,6 +60,8 @@ class Run:
     """FLOPs of the training over what the device could have done; known for some devices."""
     patch_length: float | None = None
     """Units per patch over the whole training."""
+    mixed: float = 1 / 3
+    """Interleaved utterances' share of the tokens, as the mixture asks for it; the rest is text."""
     scores: dict[str, Manifest] = field(default_factory=dict)
     """`lst.eval/1` by benchmark."""
 
@@ -143,6 +145,7 @@ def _run(name: str, manifest: Manifest, seconds: float) -> Run:
         device=_device(manifest),
         mfu=_mfu(list(train.values())),
         patch_length=totals["units"] / patches if patches else None,
+        mixed=manifest.config["mixture"]["speech"] / sum(manifest.config["mixture"].values()),
     )
 
 

@@ -209,7 +209,7 @@ def accounting(found: Found) -> Finding:
         return Finding("no run with static patches", NOT_RUN)
     costs = runs[0].costs
     original = costs["units"] + costs["text_tokens"]
-    ratio, share = costs["global_units"] / original, 3 * costs["units"] / original
+    ratio, share = costs["global_units"] / original, costs["units"] / original / runs[0].mixed
     numbers = f"{runs[0].name}: {ratio:.3f} global units per token, units of interleaved tokens {share:.2f}"
     return Finding(numbers, REPRODUCED if abs(ratio - 0.81) < 0.05 else NOT_REPRODUCED)
 

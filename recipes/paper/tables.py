@@ -41,9 +41,9 @@ SECTIONS = (
         "Why: other local modules, equal FLOPs",
         "",
         ("base", "static", "slow-static", "static-direct", "wide-static", "wide-direct", "curriculum-direct"),
-        "Looks for the reason of what Table 3 shows; base was given none of this. `slow-static`: half of static's rate, "
-        "which is base's. `-direct`: text goes past the local modules, straight into the global transformer. `wide-`: "
-        "local modules as wide as the global transformer (192, not 96).",
+        "Looks for the reason of what Table 3 shows; base was given none of this. `slow-static`: half of static's "
+        "rate, which is base's. `-direct`: text goes past the local modules, straight into the global transformer. "
+        "`wide-`: local modules as wide as the global transformer (192, not 96).",
     ),
     Section(
         "Table 3, equal global units",
@@ -316,6 +316,14 @@ def rates_table(found: Found) -> str:
     )
 
 
+def words_table(found: Found) -> str:
+    """Figure 5: how alike the patches of a word are, beside the bare units, which need no model."""
+    words = found.stages.get("quarter-aligned-0-words")
+    if words is None:
+        return NOTHING
+    return words.file("summary.md").read_text(encoding="utf-8").partition("\n\n")[2]
+
+
 def data_table(found: Found) -> str:
     """Table 13: what the corpus holds and what patching makes of it."""
     if "interleave" not in found.stages or "tokenize-text" not in found.stages:
@@ -345,7 +353,9 @@ def _accounting(found: Found) -> str:
         share = units / (units + tokens)
         length = "" if run.patch_length is None else f"{run.patch_length:.2f}"
         ratio = f"{run.costs['global_units'] / (units + tokens):.3f}"
-        rows.append([run.name, f"{units:,.0f}", f"{tokens:,.0f}", f"{share:.3f}", f"{3 * share:.2f}", length, ratio])
+        rows.append(
+            [run.name, f"{units:,.0f}", f"{tokens:,.0f}", f"{share:.3f}", f"{share / run.mixed:.2f}", length, ratio]
+        )
     head = ["run", "units read", "text tokens", "share of units", "of interleaved", "units per patch"]
     return markdown([*head, "global units per token"], rows) if rows else ""
 
