@@ -11,3 +11,6 @@ SAMPLES_PER_FRAME = SAMPLE_RATE // FRAME_RATE
 
 DEFAULT_TOKENIZER = "hubert-nano-25hz-501"
 """The embedded unit tokenizer that is used where none is named."""
+
+DEFAULT_VOCODER = "vocoder-nano-joe"
+"""The embedded vocoder that its units get first, of those of its kind."""

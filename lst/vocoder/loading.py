@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from lst.assets import all_cards, find_by_fingerprint, read_card, resolve_asset, tokenizer_label
-from lst.constants import DEFAULT_TOKENIZER
+from lst.constants import DEFAULT_TOKENIZER, DEFAULT_VOCODER
 from lst.errors import LstError, UsageError
 from lst.manifest import Manifest, load_manifest, sha256_file, sha256_json
 from lst.manifest.manifest import MANIFEST_FILE
@@ -138,17 +138,17 @@ def find_vocoder(tokenizer_fingerprint: str, *, fitted: bool = False) -> Path | 
     """The directory of the best vocoder on this machine made for the units of this tokenizer, if there is one.
 
     Its card names the tokenizer's fingerprint as `tokenizer`. Kinds are taken in the order of what was measured
-    (docs/vocoder.md): HiFi-GAN, which has to be put there, exemplar, ridge, ConvNeXt; of a kind, the first name.
-    `fitted`: the best that is no network.
+    (docs/vocoder.md): HiFi-GAN, which has to be put there, exemplar, ridge, ConvNeXt; of a kind `DEFAULT_VOCODER`, then
+    the first name. `fitted`: the best that is no network.
     """
     found = [
-        (_PREFERENCE.index(kind), card.name, directory)
+        (_PREFERENCE.index(kind), card.name != DEFAULT_VOCODER, card.name, directory)
         for card, directory in all_cards().values()
         if card.kind == "vocoder" and directory is not None and card.extra.get("tokenizer") == tokenizer_fingerprint
         for kind in [_kind(directory)]
         if kind in _FITTED or not fitted
     ]
-    return min(found)[2] if found else None
+    return min(found)[-1] if found else None
 
 
 def check_handshake(vocoder: Vocoder, tokenizer_fingerprint: str) -> None:

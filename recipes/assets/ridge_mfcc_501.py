@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from lst.audio.stage import IngestConfig, ingest
-from lst.manifest import load_manifest, write_json
+from lst.manifest import Manifest, load_manifest, write_json
 from lst.units.stage import TokenizeAudioConfig, tokenize_audio
 from lst.vocoder.train import FitVocoderConfig, fit_vocoder
 
@@ -24,21 +24,25 @@ TARGET = ROOT / "lst" / "assets" / "embedded" / "ridge-mfcc-501"
 
 def main() -> None:
     """Make the asset."""
-    old = json.loads((TARGET / "card.json").read_text()) if (TARGET / "card.json").is_file() else {}
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         audio = ingest(SAMPLE, work / "audio", IngestConfig(corpus="tsv"))
         units = tokenize_audio(audio, work / "units", TokenizeAudioConfig(tokenizer="mfcc-501"))
         made = fit_vocoder(load_manifest(units.path), audio, work / "vocoder", FitVocoderConfig(name="ridge-mfcc-501"))
-        card = json.loads(made.file("card.json").read_text())
-        card["source"] = "recipes/assets/ridge_mfcc_501.py on data_manifests/sample"
-        if old.get("fingerprint") == card["fingerprint"] and "measured" in old:
-            card["measured"] = old["measured"]
-        TARGET.mkdir(parents=True, exist_ok=True)
-        for name in card["files"]:
-            shutil.copyfile(made.file(name), TARGET / name)
-        write_json(TARGET / "card.json", card)
-    print(f"{TARGET}: {card['fingerprint'][:12]}, {card['numbers']}")
+        ship(made, TARGET, "recipes/assets/ridge_mfcc_501.py on data_manifests/sample")
+
+
+def ship(made: Manifest, target: Path, source: str, **more: str) -> None:
+    """Put a fitted vocoder in place of the asset in `target`; its card says where it comes from, and `more`."""
+    old = json.loads((target / "card.json").read_text()) if (target / "card.json").is_file() else {}
+    card = json.loads(made.file("card.json").read_text()) | {"source": source} | more
+    if old.get("fingerprint") == card["fingerprint"] and "measured" in old:
+        card["measured"] = old["measured"]
+    target.mkdir(parents=True, exist_ok=True)
+    for name in card["files"]:
+        shutil.copyfile(made.file(name), target / name)
+    write_json(target / "card.json", card)
+    print(f"{target}: {card['fingerprint'][:12]}, {card['numbers']}")
     if "measured" not in card:
         print("The weights are new: what listening models say of them is to be measured again.")
 

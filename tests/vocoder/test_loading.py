@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lst.assets import cards
-from lst.constants import DEFAULT_TOKENIZER
+from lst.constants import DEFAULT_TOKENIZER, DEFAULT_VOCODER
 from lst.errors import LstError, UsageError
 from lst.manifest import DirectoryResult, ShardResult, StageSpec, build_directory, build_shards
 from lst.units import tokenizer_fingerprint
@@ -76,6 +76,14 @@ def test_what_is_dropped_in_is_preferred_by_its_kind(tmp_path: Path, monkeypatch
     assert find_vocoder(TOKENIZER) == gan
     assert find_vocoder(TOKENIZER, fitted=True) == exemplar
     shutil.rmtree(gan)
+    default = shutil.copytree(exemplar, tmp_path / DEFAULT_VOCODER)
+    (default / "card.json").write_text(json.dumps(card(DEFAULT_VOCODER)))
+    earlier = shutil.copytree(exemplar, tmp_path / "a-exemplar")
+    (earlier / "card.json").write_text(json.dumps(card("a-exemplar")))
+    assert find_vocoder(TOKENIZER) == default  # of its kind it comes first, the others by name
+    shutil.rmtree(default)
+    assert find_vocoder(TOKENIZER) == earlier
+    shutil.rmtree(earlier)
     shutil.rmtree(exemplar)
     assert find_vocoder(TOKENIZER, fitted=True) == ridge
     assert load_vocoder(choose_vocoder("griffin-lim", TOKENIZER)).name == "toy-ridge:griffin-lim"
