@@ -132,16 +132,17 @@ class BlockedAttention:
 
     def __init__(self, mask: Mask) -> None:
         batch, _, keys = mask.shape
+        place = torch.arange(batch * keys)
         offset = torch.arange(batch)[:, None] * keys
         first, last = (mask.first + offset).flatten(), (mask.last + offset).flatten()
         seen = last > first
+        # A query that sees nothing would be 0/0: let it see all keys, and take its output away afterwards.
+        low, high = torch.where(seen, first, 0)[:, None], torch.where(seen, last, batch * keys)[:, None]
         self.blocks = []
         for part in _ranges(first, last):
-            rows, place = slice(part.first, part.last), torch.arange(part.low, part.high)
-            # A query that sees nothing would be 0/0: let it see all keys, and take its output away afterwards.
-            visible = (place >= first[rows, None]) & (place < last[rows, None]) | ~seen[rows, None]
-            bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
-            self.blocks.append(_Block(part, bias[None, None]))
+            rows, among = slice(part.first, part.last), place[part.low : part.high]
+            visible = (among >= low[rows]) & (among < high[rows])
+            self.blocks.append(_Block(part, torch.where(visible, 0.0, -torch.inf)[None, None]))
         self.keep = None if bool(seen.all()) else seen[None, None, :, None].float()
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -228,8 +229,8 @@ class _Blocked(torch.autograd.Function):
                 attn_mask=block.bias.to(query.dtype),
             )
             by_query[:, :, rows] = parts[0]
-            by_key[:, :, seen] += parts[1]
-            by_value[:, :, seen] += parts[2]
+            by_key[:, :, seen].add_(parts[1])  # `+=` on a part would also write it back over itself
+            by_value[:, :, seen].add_(parts[2])
         return by_query, by_key, by_value, None, None
 
 
