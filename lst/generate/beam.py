@@ -39,7 +39,8 @@ def beam_search(
     """Continue `prompt` (n,) of ids with text, whose tokens are all patches of their own.
 
     Returns the best finished beam; without any, the best of those that were cut off. With one beam it is greedy
-    decoding. The search ends when as many beams as there are rows have ended.
+    decoding. The search ends when as many beams as there are rows have ended and each of them is better than any that
+    goes on: an end is always possible, so bad ones collect from the first word on.
     """
     machine = engine(session)
     names = session.vocabulary
@@ -66,7 +67,7 @@ def beam_search(
             if len(kept) == beams:
                 break
         going = [beam for _, beam in kept]
-        if not kept or len(finished) >= beams:
+        if not kept or _nothing_better_to_come(finished, going, beams):
             break
         if count + 1 < longest:
             machine.keep([row for row, _ in kept])
@@ -75,6 +76,15 @@ def beam_search(
     winner = max(pool, key=lambda beam: beam.mean)
     tokens = np.array(winner.tokens, dtype=np.int32)
     return Generation(tokens, [Span(modality, tokens)], "end" if finished else stopped, len(tokens))
+
+
+def _nothing_better_to_come(finished: list[_Beam], going: list[_Beam], beams: int) -> bool:
+    """Whether the best `beams` that ended are all as good per token as those that go on have been so far."""
+    if len(finished) < beams:
+        return False
+    finished.sort(key=lambda beam: -beam.mean)
+    del finished[beams:]
+    return finished[-1].mean >= max(beam.logp / len(beam.tokens) for beam in going)
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -95,3 +95,27 @@ def test_cut_off_without_an_end(session: Session, tmp_path: Path) -> None:
     config = GenerateConfig(modality="text", max_tokens=30, min_tokens=30)
     found = beam_search(short, PROMPT, "text", config, beams=2, engine=FixedEngine)
     assert (found.stopped, len(found.tokens)) == ("context", 2)
+
+
+class StoryEngine(FixedEngine):
+    """Writes tokens 10, 11, … 29 one after the other, fairly sure of each; `<end>` is always the next best."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.end = session.vocabulary.end
+
+    def logits(self) -> np.ndarray:
+        table = np.full((len(self.rows), self.size), -20.0, dtype=np.float32)
+        for place, row in enumerate(self.rows):
+            told = sum(token == 10 + n for n, token in enumerate(row))
+            table[place, self.end if told == 20 else 10 + len(row)] = 0.0
+            table[place, self.end] = max(table[place, self.end], -2.0)
+        return table
+
+
+def test_unlikely_ends_do_not_cut_a_transcript(session: Session) -> None:
+    """Four beams have collected four ends after as many words; the sentence is not over."""
+    config = GenerateConfig(modality="text", max_tokens=40)
+    found = beam_search(session, PROMPT, "text", config, beams=4, engine=StoryEngine)
+    assert found.tokens.tolist() == list(range(10, 30))
+    assert found.stopped == "end"
