@@ -163,7 +163,7 @@ def describe(
     return {
         "name": BOX_MODEL,
         "kind": "model",
-        "version": "1",
+        "version": "2",
         "licence": "; ".join(sorted({entry["licence"] for entry in data if entry["licence"]})),
         "source": "recipes/assets/lst_nano.py",
         "description": f"A Latent Speech-Text Transformer of {parameters / 1e6:.1f} M parameters (units of {name}): "
