@@ -7,7 +7,6 @@
 3. The weights that predict the held-out part best are kept.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lst.constants import FRAME_RATE
 from lst.manifest import (
     DirectoryResult,
     Manifest,
@@ -23,25 +21,23 @@ from lst.manifest import (
     StageSpec,
     build_directory,
     merge_provenance,
-    write_json,
 )
-from lst.train.loop import LoopJob, artifacts_of, build_seeded, train_loop
+from lst.train.loop import LoopJob, build_seeded, train_loop
 from lst.vocoder.convnext import ConvnextConfig, Network
 from lst.vocoder.convnext_corpus import Corpus, analyse_corpus
 from lst.vocoder.listening import open_listener
-from lst.vocoder.loading import FILES
 from lst.vocoder.pieces import (
     Pieces,
     TrainNetworkConfig,
     listener_of,
     measure,
     normalise,
-    save_network,
+    save_vocoder,
     split_corpus,
     whole,
 )
 from lst.vocoder.spectrum import Spectrum
-from lst.vocoder.train import SCHEMA, vocoder_card
+from lst.vocoder.train import SCHEMA
 
 VERSION = 1
 
@@ -123,41 +119,20 @@ def _train(
             progress=progress,
         )
     )
-    errors = measure(network, corpus, held)
-    save_network(directory, vocoder, network)
-    seconds = len(corpus.units) / FRAME_RATE
-    parameters = sum(value.numel() for value in network.parameters())
     best = min((line for line in lines if line["split"] == "valid"), key=lambda line: float(line["loss"]))
-    card = vocoder_card(
+    return save_vocoder(
         directory,
+        config,
+        vocoder,
+        network,
+        units,
+        corpus,
+        measure(network, corpus, held),
+        rejected,
         kind="convnext",
-        name=config.name,
-        licence=config.licence,
-        tokenizer=vocoder.tokenizer,
-        provenance=units.provenance,
-        description=(
-            f"Units to 16 kHz speech: ConvNeXt ({parameters / 1e6:.1f} M parameters, {config.network.lookahead} units "
-            "of look-ahead) to log-mel, F0 and voicing, then a source-filter."
-        ),
-    )
-    card |= {
-        "hours": round(seconds / 3600, 3),
-        "steps": config.steps,
-        "best_step": best["step"],
-        "parameters": parameters,
-        "settings": {
-            **config.as_json(),
-            "listener": "" if found is None else found.spec.name,
-            "spectrum": asdict(vocoder.spectrum),
-        },
-        "numbers": {"held_out_frames": errors.frames, **errors.numbers()},
-    }
-    write_json(directory / "card.json", card)
-    return DirectoryResult(
-        artifacts=["card.json", *FILES["convnext"], *artifacts_of(directory)],
-        totals={"hours": seconds / 3600, "units": len(corpus.units), "parameters": parameters, **errors.numbers()},
-        rejected=rejected,
-        fingerprints={"vocoder": card["fingerprint"]},
+        does="to log-mel, F0 and voicing, then a source-filter.",
+        named={"listener": "" if found is None else found.spec.name},
+        facts={"best_step": best["step"]},
     )
 
 

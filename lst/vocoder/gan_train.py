@@ -8,11 +8,9 @@
 4. The last weights are kept: a loss by spectra says little of how natural a sound is.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-from lst.constants import FRAME_RATE
 from lst.errors import LstError
 from lst.manifest import (
     DirectoryResult,
@@ -21,9 +19,8 @@ from lst.manifest import (
     StageSpec,
     build_directory,
     merge_provenance,
-    write_json,
 )
-from lst.train.loop import LoopJob, Opponent, artifacts_of, build_seeded, train_loop
+from lst.train.loop import LoopJob, Opponent, build_seeded, train_loop
 from lst.vocoder.convnext import ConvnextVocoder
 from lst.vocoder.convnext_corpus import Corpus, analyse_corpus
 from lst.vocoder.discriminators import Discriminators
@@ -31,17 +28,17 @@ from lst.vocoder.gan import GanConfig, GanNetwork
 from lst.vocoder.gan_config import TrainGanConfig
 from lst.vocoder.gan_duel import Duel
 from lst.vocoder.listening import Listener, open_listener
-from lst.vocoder.loading import FILES, load_vocoder, vocoder_fingerprint, vocoder_name
+from lst.vocoder.loading import load_vocoder, vocoder_fingerprint, vocoder_name
 from lst.vocoder.pieces import (
     Pieces,
     listener_of,
     measure,
     normalise,
-    save_network,
+    save_vocoder,
     split_corpus,
 )
 from lst.vocoder.spectrum import Spectrum
-from lst.vocoder.train import SCHEMA, vocoder_card
+from lst.vocoder.train import SCHEMA
 
 VERSION = 1
 
@@ -104,39 +101,21 @@ def _train(
     listener = None if found is None else open_listener(found, vocoder.spectrum)
     duel = make_duel(config, corpus, train, network, listener)
     train_loop(gan_job(directory, config, duel, held, device, progress))
-    errors = measure(network.frames, corpus, held)
-    save_network(directory, vocoder, network)
-    seconds = len(corpus.units) / FRAME_RATE
-    parameters = sum(value.numel() for value in network.parameters())
-    card = vocoder_card(
+    return save_vocoder(
         directory,
+        config,
+        vocoder,
+        network,
+        units,
+        corpus,
+        measure(network.frames, corpus, held),
+        rejected,
         kind="gan",
-        name=config.name,
-        licence=config.licence,
-        tokenizer=vocoder.tokenizer,
-        provenance=units.provenance,
-        description=(
-            f"Units to 16 kHz speech: ConvNeXt ({parameters / 1e6:.1f} M parameters, {vocoder.network.lookahead} units "
-            "of look-ahead) to spectral frames and from them to the waveform, trained against discriminators."
-        ),
-    )
-    named = {
-        "listener": "" if found is None else found.spec.name,
-        "start": vocoder_name(config.start) if config.start else "",
-    }
-    card |= {
-        "hours": round(seconds / 3600, 3),
-        "steps": config.steps,
-        "parameters": parameters,
-        "settings": {**config.as_json(), **named, "spectrum": asdict(vocoder.spectrum)},
-        "numbers": {"held_out_frames": errors.frames, **errors.numbers()},
-    }
-    write_json(directory / "card.json", card)
-    return DirectoryResult(
-        artifacts=["card.json", *FILES["gan"], *artifacts_of(directory)],
-        totals={"hours": seconds / 3600, "units": len(corpus.units), "parameters": parameters, **errors.numbers()},
-        rejected=rejected,
-        fingerprints={"vocoder": card["fingerprint"]},
+        does="to spectral frames and from them to the waveform, trained against discriminators.",
+        named={
+            "listener": "" if found is None else found.spec.name,
+            "start": vocoder_name(config.start) if config.start else "",
+        },
     )
 
 

@@ -138,8 +138,8 @@ def find_vocoder(tokenizer_fingerprint: str, *, fitted: bool = False) -> Path | 
     """The directory of the best vocoder on this machine made for the units of this tokenizer, if there is one.
 
     Its card names the tokenizer's fingerprint as `tokenizer`. Kinds are taken in the order of what was measured
-    (docs/vocoder.md): HiFi-GAN, which has to be put there, exemplar, ridge, ConvNeXt; of a kind `DEFAULT_VOCODER`, then
-    the first name. `fitted`: the best that is no network.
+    (docs/vocoder.md): HiFi-GAN, which has to be put there, exemplar, ridge, ConvNeXt, GAN; of a kind `DEFAULT_VOCODER`,
+    then the first name. `fitted`: the best that is no network.
     """
     found = [
         (_PREFERENCE.index(kind), card.name != DEFAULT_VOCODER, card.name, directory)

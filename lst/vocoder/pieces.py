@@ -1,6 +1,7 @@
 """Training the network from units to frames, for the kinds convnext and gan: pieces, losses, what is measured."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -11,18 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lst.assets import find_by_fingerprint, tokenizer_label
-from lst.constants import SAMPLES_PER_FRAME
+from lst.constants import FRAME_RATE, SAMPLES_PER_FRAME
 from lst.errors import LstError
-from lst.manifest import Manifest, is_held_out, write_atomic, write_json
+from lst.manifest import DirectoryResult, Manifest, Rejection, is_held_out, write_atomic, write_json
 from lst.train.config import OptimizerConfig
-from lst.train.loop import LoopConfig
+from lst.train.loop import LoopConfig, artifacts_of
 from lst.units.loading import TokenizerIdentity, identify_tokenizer
 from lst.vocoder.config_file import CONFIG_FILE, WEIGHTS_FILE
 from lst.vocoder.convnext import LEAD, FramesNetworkConfig, Network, NetworkShape, to_frames
 from lst.vocoder.convnext_corpus import Corpus
 from lst.vocoder.fitting import FitErrors
 from lst.vocoder.listening import Listener
+from lst.vocoder.loading import FILES
 from lst.vocoder.source_filter import Frames
+from lst.vocoder.train import vocoder_card
 
 MEASURED = 100
 """Held-out utterances at most that a validation looks at."""
@@ -234,3 +237,51 @@ def save_network(directory: Path, vocoder: FramesNetworkConfig, network: nn.Modu
     tensors = {name: value.half().contiguous() for name, value in network.state_dict().items()}
     write_atomic(directory / WEIGHTS_FILE, save(tensors))
     write_json(directory / CONFIG_FILE, vocoder.model_dump(mode="json"))
+
+
+def save_vocoder(
+    directory: Path,
+    config: TrainNetworkConfig,
+    vocoder: FramesNetworkConfig,
+    network: nn.Module,
+    units: Manifest,
+    corpus: Corpus,
+    errors: FitErrors,
+    rejected: list[Rejection],
+    *,
+    kind: str,
+    does: str,
+    named: Mapping[str, str],
+    facts: Mapping[str, object] | None = None,
+) -> DirectoryResult:
+    """Write a trained network and its card. `named`: settings by what they are called; `does` ends the description."""
+    save_network(directory, vocoder, network)
+    seconds = len(corpus.units) / FRAME_RATE
+    parameters = sum(value.numel() for value in network.parameters())
+    card = vocoder_card(
+        directory,
+        kind=kind,
+        name=config.name,
+        licence=config.licence,
+        tokenizer=vocoder.tokenizer,
+        provenance=units.provenance,
+        description=(
+            f"Units to 16 kHz speech: ConvNeXt ({parameters / 1e6:.1f} M parameters, {vocoder.network.lookahead} units "
+            f"of look-ahead) {does}"
+        ),
+    )
+    card |= {
+        "hours": round(seconds / 3600, 3),
+        "steps": config.steps,
+        **(facts or {}),
+        "parameters": parameters,
+        "settings": {**config.as_json(), **named, "spectrum": asdict(vocoder.spectrum)},
+        "numbers": {"held_out_frames": errors.frames, **errors.numbers()},
+    }
+    write_json(directory / "card.json", card)
+    return DirectoryResult(
+        artifacts=["card.json", *FILES[kind], *artifacts_of(directory)],
+        totals={"hours": seconds / 3600, "units": len(corpus.units), "parameters": parameters, **errors.numbers()},
+        rejected=rejected,
+        fingerprints={"vocoder": card["fingerprint"]},
+    )

@@ -196,25 +196,54 @@ def test_the_aligner(program: Program, speech: Path, spoken: Path, tmp_path: Pat
     assert not [name for name in corpora if "Digit" in name or "LJSpeech" in name]
 
 
+def follow(recipe: str, spoken: Path, home: Path, changes: Callable[[list[str]], list[str]]) -> list[str]:
+    """Run the `lst` commands at the head of a vocoder's recipe in `home`, with changes. Returns their names."""
+    (home / "recipes").symlink_to(ROOT / "recipes")
+    (home / "speech").symlink_to(spoken / "piper")
+    lines = (RECIPES / recipe).read_text().splitlines()
+    commands = [shlex.split(line[1:], comments=True)[1:] for line in lines if line.startswith("#   lst ")]
+    for command in commands:
+        if command[0] != "eval" or judge_installed():
+            assert run([*command, *changes(command)]) == 0, command
+    return [command[0] for command in commands]
+
+
+def smaller(command: list[str]) -> list[str]:
+    return {"tokenize-audio": ["--workers", "1"], "eval": ["--rows", "1"]}.get(command[0], [])
+
+
 def test_the_vocoder(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands at the head of its recipe."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    (tmp_path / "speech").symlink_to(spoken / "piper")
-    lines = (RECIPES / "vocoder-nano-joe.yaml").read_text().splitlines()
-    commands = [shlex.split(line[1:], comments=True) for line in lines if line.startswith("#   lst ")]
-    assert [command[1] for command in commands] == [
-        "ingest", "tokenize-audio", "train-vocoder", "ingest", "tokenize-audio", "eval",
-    ]  # fmt: skip
-    for command in commands:
-        if command[1] == "tokenize-audio":
-            command += ["--workers", "1"]
-        elif command[1] == "eval":
-            command += ["--rows", "1"]
-        if command[1] != "eval" or judge_installed():
-            assert run(command[1:]) == 0, command
-
+    names = follow("vocoder-nano-joe.yaml", spoken, tmp_path, smaller)
+    assert names == ["ingest", "tokenize-audio", "train-vocoder", "ingest", "tokenize-audio", "eval"]
     card = read_card(tmp_path / "out" / "vocoder" / "card.json")
     assert (card.name, card.kind) == ("vocoder-nano-joe", "vocoder")
     assert card.extra["settings"]["components"] == 24
     assert card.licence == "CC0 (voice); that of the texts"
+
+
+def test_the_gan_vocoder(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands at the head of its recipe, two steps of each training."""
+    monkeypatch.chdir(tmp_path)
+    frames = ["network.dim=16", "network.hidden=24", "network.unit_blocks=3", "network.frame_hidden=16"]
+    gan = ["synthesis.dim=16", "synthesis.hidden=24", "discriminators.window_channels=4", "judged_units=8"]
+    gan += ["discriminators.periods=[2]", "discriminators.period_channels=[4, 8]", "discriminators.windows=[256]"]
+
+    def tiny(command: list[str]) -> list[str]:
+        if command[0] != "train-vocoder":
+            return smaller(command)
+        sizes = gan if "gan" in command else frames
+        return [*sizes, "steps=2", "batch=2", "piece_units=16", "held_out=0.3", "--device", "cpu"]
+
+    names = follow("vocoder-gan-joe.yaml", spoken, tmp_path, tiny)
+    assert names == ["ingest", "tokenize-audio", *["train-vocoder"] * 2, "ingest", "tokenize-audio", "eval"]
+    made = tmp_path / "out" / "vocoder"
+    card = read_card(made / "card.json")
+    assert (card.name, card.kind, card.extra["steps"]) == ("vocoder-gan-joe", "vocoder", 2)
+    assert card.extra["settings"]["freeze"] is True
+    assert card.extra["settings"]["listening"] == 4.0
+    assert card.licence == "CC0 (voice); that of the texts"
+    lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    assert {"heard", "opponent_loss"} <= {key for line in lines for key in line}
+    assert list((made / "tensorboard").iterdir())

@@ -61,21 +61,20 @@ def test_what_is_dropped_in_is_preferred_by_its_kind(tmp_path: Path, monkeypatch
     assert find_vocoder(TOKENIZER) is None
     with pytest.raises(LstError, match=r"No vocoder .*the units of said\.json \(tokenizer fingerprint abababababab\)"):
         choose_vocoder(None, TOKENIZER, "said.json")
+    gan = drop_in(tmp_path / "a-gan", "gan")
+    assert find_vocoder(TOKENIZER) == gan
+    network = save(tmp_path / "vocoder", toy())
+    assert find_vocoder(TOKENIZER) == network
     ridge = save_ridge(tmp_path / "ridge")
     save_ridge(tmp_path / "another", tokenizer="cd" * 32)
     assert choose_vocoder(None, TOKENIZER) == str(ridge)
-    network = save(tmp_path / "vocoder", toy())
-    assert find_vocoder(TOKENIZER) == ridge
-    exemplar = tmp_path / "z-exemplar"
-    exemplar.mkdir()
-    (exemplar / "config.json").write_text('{"kind": "exemplar"}')
-    (exemplar / "card.json").write_text(json.dumps(card("z-exemplar")))
+    exemplar = drop_in(tmp_path / "z-exemplar", "exemplar")
     assert find_vocoder(TOKENIZER) == find_vocoder(TOKENIZER, fitted=True) == exemplar
-    gan = save_checkpoint(tmp_path / "zz-gan", config(), random_state(config()))
-    (gan / "card.json").write_text(json.dumps(card("zz-gan")))
-    assert find_vocoder(TOKENIZER) == gan
+    hifigan = save_checkpoint(tmp_path / "zz-hifigan", config(), random_state(config()))
+    (hifigan / "card.json").write_text(json.dumps(card("zz-hifigan")))
+    assert find_vocoder(TOKENIZER) == hifigan
     assert find_vocoder(TOKENIZER, fitted=True) == exemplar
-    shutil.rmtree(gan)
+    shutil.rmtree(hifigan)
     default = shutil.copytree(exemplar, tmp_path / DEFAULT_VOCODER)
     (default / "card.json").write_text(json.dumps(card(DEFAULT_VOCODER)))
     earlier = shutil.copytree(exemplar, tmp_path / "a-exemplar")
@@ -132,6 +131,14 @@ def test_units_of_another_tokenizer_are_refused_by_name() -> None:
 def test_the_remedy_names_the_vocoder_that_fits(tmp_path: Path) -> None:
     with pytest.raises(LstError, match="use --vocoder ridge-mfcc-501"):
         load_vocoder(save_ridge(tmp_path / "ridge"), tokenizer=tokenizer_fingerprint("mfcc-501"))
+
+
+def drop_in(directory: Path, kind: str) -> Path:
+    """As much of a vocoder as it takes to be found."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"kind": kind}))
+    (directory / "card.json").write_text(json.dumps(card(directory.name)))
+    return directory
 
 
 def card(name: str) -> dict[str, object]:

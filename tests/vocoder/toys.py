@@ -1,10 +1,12 @@
 """Small vocoders: random weights, few units."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from lst.manifest import sha256_file, write_json
+from lst.vocoder.base import Vocoder
 from lst.vocoder.loading import FILES, fingerprint_of
 from lst.vocoder.ridge import RidgeConfig, RidgeVocoder, Waveform
 from lst.vocoder.spectrum import Spectrum
@@ -59,3 +61,20 @@ def save_ridge(directory: Path, tokenizer: str = TOKENIZER, name: str = "toy-rid
     }
     write_json(directory / "card.json", card)
     return directory
+
+
+def check_delay(vocoder: Vocoder, units: list[int], seconds: float) -> None:
+    """With n units given, all but the last `seconds` of their sound is out."""
+    given = 0
+
+    def source() -> Iterator[int]:
+        nonlocal given
+        for unit in units:
+            given += 1
+            yield unit
+
+    out = 0
+    for piece in vocoder.stream(source()):
+        out += len(piece)
+        assert out >= 640 * given - seconds * 16000
+    assert out == 640 * len(units)
