@@ -180,7 +180,8 @@ def test_all_compare_and_seeds_by_command(model: Manifest, base: Manifest, bench
         assert "lst: broken.jsonl is left out" in shown.stderr
     table = run("eval", "compare", tmp_path / "a", tmp_path / "b")
     assert table.exit_code == 0, table.exception
-    assert "| storycloze | s-s | mean_unit | 3 |" in table.stdout
+    (line,) = (line for line in table.stdout.splitlines() if line.startswith("| storycloze s-s "))
+    assert line.split("|")[2].strip() == "3"
     body = json.loads(run("eval", "compare", tmp_path / "a", tmp_path / "b", "--a", tmp_path / "c", "--json").stdout)
     assert {row["benchmark"] for row in body["rows"]} == {"storycloze", "hellaswag", "blimp"}
     over = run("eval", "seeds", tmp_path / "a", tmp_path / "c")
