@@ -95,7 +95,7 @@ def synthesize(
     ),
     max_seconds: float = typer.Option(30.0, min=0.04, help="Longest speech."),
     greedy: bool = GREEDY,
-    temperature: float = typer.Option(0.5, help="Below 1 safer, above 1 wilder; 0.5 is understood best."),
+    temperature: float = typer.Option(0.5, help="Below 1 safer, above 1 wilder."),
     top_p: float = TOP_P,
     top_k: int | None = TOP_K,
     seed: int = SEED,

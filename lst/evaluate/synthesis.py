@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lst.assets.models import find_model
 from lst.config import StageConfig
@@ -30,7 +30,7 @@ from lst.evaluate.words import Normaliser
 from lst.generate.drafts import best_draft, check_listener
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
-from lst.generate.tasks import SYNTHESIZE, synthesize
+from lst.generate.tasks import SYNTHESIZE, Speech, synthesize
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, load_manifest, write_atomic
 
 SAID_FILE = "said.jsonl"
@@ -52,6 +52,12 @@ class TtsEvalConfig(StageConfig):
     judge: JudgeName = Field("whisper-base", description="recogniser: whisper-base, or whisper-tiny.en")
     normaliser: Normaliser = Field("auto", description="simple, whisper, or auto: whisper where it is installed")
     seed: int = Field(0, ge=0, description="of the choice of rows, the draws and the intervals")
+
+    @model_validator(mode="after")
+    def _drafts_differ(self) -> "TtsEvalConfig":
+        if self.greedy and self.drafts > 1:
+            raise ValueError("greedy: nothing is drawn, so all drafts would be the same")
+        return self
 
     def as_json(self) -> dict[str, Any]:
         """The settings; `drafts` is left out where there is one, as before there was the key, and `listener` always."""
@@ -173,11 +179,7 @@ def _say(
             if one.id not in done:
                 entry: dict[str, Any] = {"id": one.id, "text": one.text}
                 try:
-                    if listener is None:
-                        made = synthesize(session, one.text, config=config.drawing)
-                    else:
-                        drawing = config.drawing
-                        made = best_draft(session, listener, one.text, drafts=config.drafts, config=drawing).speech
+                    made = _speech(session, listener, one.text, config)
                     entry |= {"units": made.units.tolist(), "stopped": made.stopped, "global_steps": made.global_steps}
                 except LstError as error:
                     entry["error"] = error.message
@@ -186,6 +188,12 @@ def _say(
                 file.flush()
             report(number + 1, len(chosen), "texts")
     return [done[one.id] for one in chosen]
+
+
+def _speech(session: Session, listener: Session | None, text: str, config: TtsEvalConfig) -> Speech:
+    if listener is None:
+        return synthesize(session, text, config=config.drawing)
+    return best_draft(session, listener, text, drafts=config.drafts, config=config.drawing).speech
 
 
 def _judge(

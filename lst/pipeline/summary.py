@@ -12,6 +12,7 @@ from lst.pipeline.run import read_runs
 
 REPORT_FILE = "report.html"
 MANY = 8
+"""Stages, or paths, that are told one by one at most."""
 
 
 def run_summary(out: Path, report: Path | None) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class EncoderFactory(Wav2Vec2EncoderFactory):
     """`Wav2Vec2EncoderFactory` for encoders with positions from a convolution: the same layers, the same draws."""
 
     def __init__(self, config: Wav2Vec2EncoderConfig) -> None:
+        if config.use_conformer or config.pos_encoder_type != "conv":
+            raise ValueError("These layers are for transformers with positions from a convolution.")
         super().__init__(config)
         self._alone: Gangs = create_fake_gangs(torch.device("cpu"))
 

@@ -10,9 +10,9 @@
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from lst.manifest import (
     DirectoryResult,
@@ -30,10 +30,12 @@ from lst.vocoder.pieces import (
     Pieces,
     TrainNetworkConfig,
     listener_of,
+    means,
     measure,
     normalise,
     save_vocoder,
     split_corpus,
+    stacked,
     whole,
 )
 from lst.vocoder.spectrum import Spectrum
@@ -138,14 +140,11 @@ def _train(
 
 def _validate(network: Network, corpus: Corpus, held: list[int], pieces: Pieces) -> dict[str, float]:
     """Mean losses over whole held-out utterances, by frames."""
-    sums: dict[str, float] = {}
-    count = 0
-    for index in held:
+
+    def one(index: int) -> tuple[dict[str, Tensor], int]:
         predicted, frames = whole(network, corpus, index)
-        true = np.concatenate([frames.log_mel, frames.log_f0[:, None], frames.voicing[:, None]], axis=1)
-        target = torch.from_numpy(true).to(predicted.device)[None]
+        target = torch.from_numpy(stacked(frames)).to(predicted.device)[None]
         known = torch.ones(target.shape[:2], dtype=torch.bool, device=predicted.device)
-        for name, value in pieces.compare(predicted[None], target, known).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(frames)
-        count += len(frames)
-    return {name: total / count for name, total in sums.items()}
+        return pieces.compare(predicted[None], target, known), len(frames)
+
+    return means(map(one, held))

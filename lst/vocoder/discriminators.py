@@ -51,9 +51,8 @@ class PeriodDiscriminator(nn.Module):
         short = -samples.shape[1] % self.period
         seen = functional.pad(samples / LEVEL, (0, short)).reshape(len(samples), 1, -1, self.period)
         score, noticed = _through([*self.layers, self.last], self.score, seen)
-        return score, [
-            layer.mean(3, keepdim=True) for layer in noticed
-        ]  # places in a period are as good as one another
+        # Places in a period are as good as one another.
+        return score, [layer.mean(3, keepdim=True) for layer in noticed]
 
 
 class ResolutionDiscriminator(nn.Module):

@@ -21,7 +21,7 @@ from lst.vocoder.gan_losses import (
     right_share,
 )
 from lst.vocoder.listening import Listener
-from lst.vocoder.pieces import Pieces, frame_losses, hidden_whole
+from lst.vocoder.pieces import Pieces, frame_losses, hidden_whole, means, stacked
 
 Batch = Mapping[str, Tensor]
 
@@ -152,28 +152,21 @@ class Duel:
 
     def validate(self, held: list[int]) -> dict[str, float]:
         """Mean losses over whole held-out utterances, by frames, with the pitch of their recordings."""
+        return means(map(self._held, held))
+
+    def _held(self, index: int) -> tuple[dict[str, Tensor], int]:
+        """Losses on a whole utterance, and its number of frames."""
         network, corpus = self.network, self.pieces.corpus
         assert corpus.samples is not None
-        sums: dict[str, float] = {}
-        count = 0
-        for index in held:
-            hidden, frames = hidden_whole(network.frames, corpus, index)
-            predicted = network.frames.decode(hidden)
-            device = predicted.device
-            true = np.concatenate([frames.log_mel, frames.log_f0[:, None], frames.voicing[:, None]], axis=1)
-            target = torch.from_numpy(true).to(device)[None]
-            place = slice(*(int(corpus.starts[place]) * SAMPLES_PER_FRAME for place in (index, index + 1)))
-            real = torch.from_numpy(corpus.samples[place].astype(np.float32) / 32768).to(device)[None]
-            noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(index)).to(device)
-            made = self.speak(hidden[None], predicted[None], target, noise, 0)
-            known = torch.ones(target.shape[:2], dtype=torch.bool, device=device)
-            losses = self._compare(made, real, target, known, 0)
-            losses |= {
-                name: value
-                for name, value in frame_losses(network.frames, predicted[None].float(), target, known).items()
-                if name != "loss"
-            }
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(frames)
-            count += len(frames)
-        return {name: total / count for name, total in sums.items()}
+        hidden, frames = hidden_whole(network.frames, corpus, index)
+        predicted = network.frames.decode(hidden)
+        device = predicted.device
+        target = torch.from_numpy(stacked(frames)).to(device)[None]
+        place = slice(*(int(corpus.starts[place]) * SAMPLES_PER_FRAME for place in (index, index + 1)))
+        real = torch.from_numpy(corpus.samples[place].astype(np.float32) / 32768).to(device)[None]
+        noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(index)).to(device)
+        made = self.speak(hidden[None], predicted[None], target, noise, 0)
+        known = torch.ones(target.shape[:2], dtype=torch.bool, device=device)
+        of_frames = frame_losses(network.frames, predicted[None].float(), target, known)
+        del of_frames["loss"]
+        return {**self._compare(made, real, target, known, 0), **of_frames}, len(frames)

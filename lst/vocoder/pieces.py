@@ -1,12 +1,13 @@
 """Training the network from units to frames, for the kinds convnext and gan: pieces, losses, what is measured."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -123,10 +124,7 @@ class Pieces:
             units[row, low - first : high - first] = row_units[low:high]
             known[row, low - first : high - first] = True
             part = slice(low * self._per_unit, high * self._per_unit)
-            values = np.concatenate(
-                [row_frames.log_mel[part], row_frames.log_f0[part, None], row_frames.voicing[part, None]], axis=1
-            )
-            frames[row, (low - first) * self._per_unit : (high - first) * self._per_unit] = values
+            frames[row, (low - first) * self._per_unit : (high - first) * self._per_unit] = stacked(row_frames[part])
             if self.corpus.samples is not None:
                 start = int(self.corpus.starts[utterance]) + low
                 place = slice((low - first) * SAMPLES_PER_FRAME, (high - first) * SAMPLES_PER_FRAME)
@@ -181,6 +179,23 @@ def frame_losses(network: Network, predicted: Tensor, frames: Tensor, known: Ten
         "f0": f0.detach(),
         "voicing": voicing.detach(),
     }
+
+
+def stacked(frames: Frames) -> NDArray[np.float32]:
+    """Log-mel, log F0 and voicing side by side: (K, n_mels + 2)."""
+    values = np.concatenate([frames.log_mel, frames.log_f0[:, None], frames.voicing[:, None]], axis=1)
+    return values.astype(np.float32, copy=False)
+
+
+def means(parts: Iterable[tuple[Mapping[str, Tensor], int]]) -> dict[str, float]:
+    """Of losses by name and the number of frames that each is over."""
+    sums: dict[str, float] = {}
+    total = 0
+    for losses, count in parts:
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * count
+        total += count
+    return {name: value / total for name, value in sums.items()}
 
 
 def normalise(network: Network, corpus: Corpus, train: list[int]) -> None:

@@ -53,6 +53,8 @@ DTYPE = torch.float16
 LARGEST_BYTES = 40 * 10**6
 COMPARED_ROWS, COMPARED_UTTERANCES, COMPARED_TEXTS = 16, 24, 12
 """How much is read, heard and said to compare half precision with full."""
+DRAWN = {"temperature": 0.8, "top_p": 0.95, "drafts": 1}
+"""How what was judged was said: settings of `lst eval tts`, and their values where an evaluation names none."""
 SEEN = ("parameters", "steps", "flops", "units", "text_tokens", "global_units", "speech_patches")
 
 
@@ -271,7 +273,8 @@ def numbers(evaluation: Manifest, summary: Mapping[str, Any]) -> dict[str, Any]:
         return {key: summary[key] for key in keys} | {"voices": by_voice(evaluation)}
     if evaluation.stage == "eval-tts":
         keys = ("texts", "seconds", "non_stopping", "steps_per_unit", "sets", "judge", "vocoder", "normaliser")
-        return {key: summary[key] for key in keys if key in summary}
+        drawn = {key: evaluation.config.get(key, default) for key, default in DRAWN.items()}
+        return {key: summary[key] for key in keys if key in summary} | {"drawn": drawn}
     return dict(summary["totals"])
 
 

@@ -80,6 +80,8 @@ def test_the_listener_is_part_of_what_an_evaluation_is(tts: Session, asr: Sessio
     pairs = tts.loaded.manifest
     plain = tts_spec(pairs, pairs, TtsEvalConfig())
     assert not {"drafts", "listener"} & set(plain.config)
+    with pytest.raises(ValueError, match="all drafts would be the same"):
+        TtsEvalConfig(drafts=3, greedy=True)
     drafted = tts_spec(pairs, pairs, TtsEvalConfig(drafts=3, listener=asr.directory))
     assert drafted.config["drafts"] == 3
     assert "listener" not in drafted.config

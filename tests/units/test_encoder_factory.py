@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from fairseq2.models.transformer import TransformerNormOrder
 from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory
@@ -27,6 +28,12 @@ def test_same_draws_same_output() -> None:
         seqs = torch.randn(2, 7, 16)
         layout = BatchLayout.of(seqs, [7, 5])
         assert torch.equal(theirs(seqs, layout), ours(seqs, layout))
+
+
+def test_other_encoders_are_refused() -> None:
+    for config in (Wav2Vec2EncoderConfig(pos_encoder_type="rotary"), Wav2Vec2EncoderConfig(use_conformer=True)):
+        with pytest.raises(ValueError, match="positions from a convolution"):
+            EncoderFactory(config)
 
 
 def test_a_tokenizer_opens_without_every_model_family_there_is() -> None:
