@@ -48,6 +48,9 @@ def _benchmark(name: str) -> Callable[..., None]:
         model: Path = MODEL,
         data: Path = typer.Option(..., help="The benchmark: its files, a directory of them, or an imported one."),
         mode: str = typer.Option("all", metavar="s-s|t-t|s-t|t-s|all", help="Prompt, then ending: s speech, t text."),
+        recogniser: Path = typer.Option(
+            None, help="Also score its speech as this asr model writes it down (mode heard); a model, or lst-nano."
+        ),
         out: Path | None = OUT,
         tokenizer: str | None = TOKENIZER,
         seed: int = SEED,
@@ -61,7 +64,7 @@ def _benchmark(name: str) -> Callable[..., None]:
         from lst.evaluate.report import choices_markdown
         from lst.evaluate.stage import ChoicesConfig, choices
 
-        config = checked(ChoicesConfig, {"mode": mode, "seed": seed})
+        config = checked(ChoicesConfig, {"mode": mode, "seed": seed, "recogniser": recogniser})
         made = open_model(model)
         with stage_progress("import-benchmark") as progress:
             bench = benchmark_for(

@@ -6,7 +6,7 @@ Every way of counting is reported; which one is the headline is fixed beforehand
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lst.errors import LstError, UsageError
 from lst.evaluate.data import cache_home, hears
+from lst.evaluate.heard import HEARD, as_heard, check_recogniser
 from lst.evaluate.items import ItemScores, credits, score_items
 from lst.evaluate.kinds import BENCHMARKS, Benchmark, benchmark_named
 from lst.evaluate.scoring import Mode
@@ -39,12 +40,17 @@ def evaluate_choices(
     bench: Manifest,
     *,
     mode: Choice = "all",
+    recogniser: Session | None = None,
+    heard_file: Path | None = None,
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
     """Score `bench` (`lst.bench/1`). Batches that were scored before come from the user's cache.
+
+    With a `recogniser` (an asr model), whose transcripts are kept in `heard_file`, its speech is also scored by way of
+    text, as mode `heard` (`lst.evaluate.heard`).
 
     Raises LstError if the units are another tokenizer's, or if no item has the modalities of `mode`; UsageError for a
     mode that the benchmark does not have.
@@ -60,14 +66,20 @@ def evaluate_choices(
         modes = tuple(name for name in modes if "s" not in name)
     if not modes:
         raise LstError(f"{session.directory} was trained on text only: it has no mode {mode}.", hint="Use --mode t-t.")
+    written: list[dict[str, Any]] = []
+    if recogniser is not None and heard_file is not None and "s-s" in kind.modes:
+        check_recogniser(session, recogniser)
+        written = as_heard(recogniser, rows, heard_file, progress=progress)
     with open_store(session) as store:
         items = score_items(session, rows, modes, progress=progress, store=store)
+        heard = score_items(session, written, ("t-t",), progress=progress, store=store)
     if not items:
         raise LstError(
             f"No item of {bench.path} has what mode {mode} needs.",
             hint="s needs audio, t needs text, for the prompt and for both endings; --mode all does whatever is there.",
         )
-    by_mode = {name: [item for item in items if item.mode == name] for name in modes}
+    items += [replace(item, mode=HEARD) for item in heard]
+    by_mode = {name: [item for item in items if item.mode == name] for name in (*modes, HEARD)}
     scored = {
         name: summarise_mode(kind, chosen, len(rows), confidence=confidence, resamples=resamples, seed=seed)
         for name, chosen in by_mode.items()
@@ -83,6 +95,11 @@ def evaluate_choices(
         "confidence": confidence,
         "rejected": bench.rejected,
         "modes": scored,
+        **(
+            {"recogniser": recogniser.loaded.manifest.id}
+            if HEARD in scored and recogniser and recogniser.loaded.manifest
+            else {}
+        ),
         "missing_modes": [name for name in kind.modes if name not in scored] if mode == "all" else [],
     }
     summary["totals"] = {

@@ -27,13 +27,14 @@ class ItemScores:
 
     `conditional`, `unconditional`: sums of log p in nats (unconditional is nan without a prompt to leave out); of the
     ending `tokens` (ids), `units` (25 Hz; 0 for text), `characters` (0 for speech), `patches`; the same of prompt and
-    ending together in `whole_*`, 0 where they have different modalities, and their log p in `whole`.
+    ending together in `whole_*`, 0 where they have different modalities, and their log p in `whole`. `mode`: one of
+    `scoring.MODES`, or `heard`.
     """
 
     id: str
     group: str
     category: str
-    mode: Mode
+    mode: str
     label: int
     conditional: NDArray[np.float64]
     unconditional: NDArray[np.float64]

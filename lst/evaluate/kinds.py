@@ -28,8 +28,8 @@ class Benchmark:
     text_headline: str = "mean_char"
     by_group: bool = False
 
-    def headline(self, mode: Mode) -> str:
-        """The variant that counts in `mode`."""
+    def headline(self, mode: str) -> str:
+        """The variant that counts in `mode`; speech that is written down first is text (`heard`)."""
         return self.speech_headline if mode.endswith("s") else self.text_headline
 
 

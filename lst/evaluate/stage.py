@@ -1,8 +1,9 @@
 """Evaluation as stages: a model and a benchmark (or held-out data) in, `lst.eval/1` out.
 
 `lst.eval/1` holds `summary.json` (what the numbers are, with intervals and every variant), `summary.md` (the same as a
-short table), and for a benchmark `items.parquet` (one row per item and mode: sums, counts, and what it earned). Of
-`eval_all` each benchmark has a directory with these three.
+short table), and for a benchmark `items.parquet` (one row per item and mode: sums, counts, and what it earned); with a
+recogniser also `heard.jsonl` (a hash of each piece of speech, and its transcript). Of `eval_all` each benchmark has a
+directory with the first three.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
+from lst.assets.models import find_model
 from lst.config import StageConfig
 from lst.evaluate.choices import Choice, bench_kind, evaluate_choices, write_items
 from lst.evaluate.losses import LossesConfig, measure_losses
@@ -21,6 +23,7 @@ from lst.manifest import (
     Progress,
     StageSpec,
     build_directory,
+    load_manifest,
     merge_provenance,
     write_atomic,
     write_json,
@@ -32,6 +35,7 @@ VERSION = 3
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "summary.md"
 ITEMS_FILE = "items.parquet"
+HEARD_FILE = "heard.jsonl"
 
 
 class ChoicesConfig(StageConfig):
@@ -41,11 +45,23 @@ class ChoicesConfig(StageConfig):
     confidence: float = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
     resamples: int = Field(10_000, ge=100, description="bootstrap resamples")
     seed: int = Field(0, ge=0, description="of the bootstrap")
+    recogniser: Path | None = Field(
+        None, description="asr model that writes the speech down: adds the mode heard, speech by way of text"
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; `recogniser` is left out: of it the model's id counts (`choices_spec`), not its place."""
+        return {key: value for key, value in super().as_json().items() if key != "recogniser"}
 
 
 def choices_spec(model: Manifest, bench: Manifest, config: ChoicesConfig) -> StageSpec:
     """What `choices` would make."""
-    return eval_spec(f"eval-{bench_kind(bench).name}", {"model": model, "bench": bench}, config)
+    more = {} if config.recogniser is None else {"recogniser_id": load_manifest(_recogniser(config)).id}
+    return eval_spec(f"eval-{bench_kind(bench).name}", {"model": model, "bench": bench}, config, more=more)
+
+
+def _recogniser(config: ChoicesConfig) -> Path:
+    return find_model(config.recogniser, "asr").directory
 
 
 def choices(
@@ -67,9 +83,18 @@ def choices(
 
     def make(directory: Path) -> DirectoryResult:
         session = open_session(model.path, device=device)
-        result = evaluate_choices(session, bench, **config.model_dump(), progress=progress)
+        recogniser = None if config.recogniser is None else open_session(_recogniser(config), device=device)
+        result = evaluate_choices(
+            session,
+            bench,
+            **config.model_dump(exclude={"recogniser"}),
+            recogniser=recogniser,
+            heard_file=directory / HEARD_FILE,
+            progress=progress,
+        )
         write_items(directory / ITEMS_FILE, result.items)
-        return write_result(directory, result.summary, choices_markdown(result.summary), [ITEMS_FILE])
+        files = [ITEMS_FILE] if recogniser is None else [ITEMS_FILE, HEARD_FILE]
+        return write_result(directory, result.summary, choices_markdown(result.summary), files)
 
     return build_directory(out, choices_spec(model, bench, config), make, force=force)
 

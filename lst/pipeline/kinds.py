@@ -93,6 +93,7 @@ KINDS: dict[str, StageKind] = {
         "choices_spec",
         "choices",
         {"model": "pretrain", "bench": "import-benchmark"},
+        paths=("recogniser",),
     ),
     "eval-align": StageKind(
         "lst.evaluate.align",
@@ -107,6 +108,7 @@ KINDS: dict[str, StageKind] = {
         "choices_spec",
         "choices",
         {"model": "pretrain", "bench": "import-benchmark"},
+        paths=("recogniser",),
     ),
     "eval-losses": StageKind(
         "lst.evaluate.stage",

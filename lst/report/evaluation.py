@@ -11,7 +11,13 @@ from lst.report.words import word_parts
 
 SUMMARY_FILE = "summary.json"
 
-_MODES = {"s-s": "speech → speech", "t-t": "text → text", "s-t": "speech → text", "t-s": "text → speech"}
+_MODES = {
+    "s-s": "speech → speech",
+    "t-t": "text → text",
+    "s-t": "speech → text",
+    "t-s": "text → speech",
+    "heard": "speech → speech, by way of text",
+}
 _SETS = {
     "speech": "held-out utterances, as speech",
     "transcript": "the same utterances, as text",
