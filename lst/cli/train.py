@@ -35,7 +35,9 @@ def pretrain(
     resume: str = RESUME,
     dry_run: bool = typer.Option(False, "--dry-run", help="Print what would be trained; train nothing."),
     warm_start: Path = typer.Option(
-        None, metavar="DIR", help="Begin as this text model: Llama architecture, safetensors and config.json."
+        None,
+        metavar="MODEL",
+        help="Begin as this text model (Llama architecture), or go on from one of lst; or a name.",
     ),
     processes: int = typer.Option(1, min=1, help="With --dry-run: how many processes torchrun will start."),
     force: bool = FORCE,

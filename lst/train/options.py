@@ -1,5 +1,6 @@
 """The single commands' settings: a YAML file and KEY=VALUE changes, checked, with the nearest valid name in errors."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def _path(root: Path, value: Any) -> Path:
 
 def settings_of(config_class: type[C], settings: Mapping[str, Any], changes: Sequence[str], where: str) -> C:
     """A checked configuration from `settings` and KEY=VALUE `changes`; `where` begins the path in messages."""
-    body = dict(settings)
+    body = copy.deepcopy(dict(settings))  # changes go deep
     try:
         check_config(config_class, body, "")
     except LstError as error:

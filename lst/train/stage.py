@@ -29,6 +29,7 @@ from lst.model.config import LSTConfig
 from lst.model.presets import PRESETS, Base, preset
 from lst.train.config import TrainerConfig
 from lst.train.together import build_together, process_rank
+from lst.train.warm_start import check_start, find_start, start_as, start_fingerprint, start_manifest
 
 if TYPE_CHECKING:
     from lst.data.unit_bpe import UnitBpe
@@ -66,7 +67,9 @@ class PretrainConfig(TrainerConfig):
     spans: SpanConfig = Field(SpanConfig(), description="lengths of interleaved spans")
     unit_bpe_size: int = Field(1000, ge=502, description="pieces of the unit BPE, for patching.mode bpe")
     warm_start: Path | None = Field(
-        None, description="directory of a text model of Llama's architecture that the global transformer begins as"
+        None,
+        description="directory of the model that this one begins as: a text model of Llama's architecture, for the "
+        "global transformer, or one that lst has trained",
     )
 
     @model_validator(mode="after")
@@ -75,7 +78,7 @@ class PretrainConfig(TrainerConfig):
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """The settings that determine the result. Of a text model that is its hash (`pretrain_spec`), not its place."""
+        """The settings that determine the result. Of `warm_start` that is its hash (`pretrain_spec`), not its place."""
         return {key: value for key, value in super().as_json().items() if key != "warm_start"}
 
 
@@ -104,6 +107,10 @@ def pretrain_spec(pairs: Manifest, text: Manifest, config: PretrainConfig) -> St
             raise LstError(
                 f"{manifest.path} holds {manifest.schema}, but {schema} is needed here.", hint=f"It is made by {maker}."
             )
+    files, begun = {}, None
+    if config.warm_start is not None:
+        start = find_start(config.warm_start)
+        files["warm_start"], begun = start_fingerprint(start), start_manifest(start)
     return StageSpec(
         schema="lst.model/1",
         stage="pretrain",
@@ -111,15 +118,9 @@ def pretrain_spec(pairs: Manifest, text: Manifest, config: PretrainConfig) -> St
         config=config.as_json(),
         inputs={"pairs": pairs, "text": text},
         fingerprints=dict(pairs.fingerprints),
-        provenance=merge_provenance(pairs.provenance, text.provenance),
-        files={} if config.warm_start is None else {"warm_start": _text_model_fingerprint(config.warm_start)},
+        provenance=merge_provenance(begun.provenance if begun else [], pairs.provenance, text.provenance),
+        files=files,
     )
-
-
-def _text_model_fingerprint(directory: Path) -> str:
-    from lst.model.llama import fingerprint
-
-    return fingerprint(directory)
 
 
 def pretrain(
@@ -166,10 +167,9 @@ def _train(
     num_units = unit_bpe.size if unit_bpe is not None else 501
     vocabulary = vocabulary_of(pairs, num_units=num_units)
     model_config = model_config_of(config, text_size=vocabulary.text_size, num_units=num_units)
-    if config.warm_start is not None:
-        from lst.model.llama import check_shape
-
-        check_shape(config.warm_start, model_config)
+    start = None if config.warm_start is None else find_start(config.warm_start)
+    if start is not None:
+        check_start(start, model_config, pairs)
     data = DataSpec(
         pairs=pairs if config.mixture.speech else None,
         text=text if config.mixture.text else None,
@@ -184,7 +184,7 @@ def _train(
     job = TrainingJob(
         directory=partial,
         config=config,
-        build_model=lambda: _first_model(model_config, config.seed, config.warm_start),
+        build_model=lambda: _first_model(model_config, config.seed, start),
         open_stream=data.open(count_flops),
         open_valid=lambda rank, world: data.valid(rank, world, VALID_SETS),
         count_flops=count_flops,
@@ -199,14 +199,12 @@ def _train(
     return finished_model(partial, result, model_config, files)
 
 
-def _first_model(config: LSTConfig, seed: int, warm_start: Path | None) -> "LST":
+def _first_model(config: LSTConfig, seed: int, start: Path | None) -> "LST":
     from lst.model.init import build_model
 
     model = build_model(config, seed=seed)
-    if warm_start is not None:
-        from lst.model.llama import warm_start as copy_in
-
-        copy_in(model, warm_start)
+    if start is not None:
+        start_as(model, start)
     return model
 
 

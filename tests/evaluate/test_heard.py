@@ -107,7 +107,7 @@ def test_only_the_recogniser_that_was_used_counts(
     model: Manifest, bench: Manifest, recogniser: Session, tmp_path: Path
 ) -> None:
     without = choices_spec(model, bench, ChoicesConfig())
-    assert "recogniser" not in without.config and "recogniser_id" not in without.config
+    assert not {"recogniser", "recogniser_id"} & set(without.config)
     with_it = choices_spec(model, bench, ChoicesConfig(recogniser=recogniser.directory))
     other = make_model(tmp_path / "other", task="asr", seed=4)
     assert len({without.id, with_it.id, choices_spec(model, bench, ChoicesConfig(recogniser=other.path)).id}) == 3

@@ -215,3 +215,63 @@ def test_pretraining_begins_as_a_text_model(data: tuple[Manifest, Manifest], tmp
     wrong = config.model_copy(update={"model": config.model.model_copy(update={"overrides": {}})})
     with pytest.raises(LstError, match=r"Set model\.overrides to"):
         pretrain(*data, tmp_path / "wrong", wrong)
+
+
+def test_pretraining_goes_on_from_a_model(model: Manifest, data: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    from lst.model.checkpoint import load_model
+    from lst.train.stage import pretrain_spec
+
+    still = {"budget": {"amount": 1}, "optimizer": {"lr": 1e-9, "warmup_steps": 0, "weight_decay": 0.0}}
+    plain = settings_of(PretrainConfig, TINY | still | {"patching": {"mode": "curriculum"}}, [], "")
+    config = plain.model_copy(update={"warm_start": model.path})
+    made = pretrain(*data, tmp_path / "on", config)
+    before, after = load_model(model.path).model.state_dict(), load_model(made.path).model.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_allclose(after[name], value, atol=1e-6, err_msg=name)
+    assert load_model(made.path).config.patching.mode == "curriculum"
+    assert made.id != pretrain_spec(*data, plain).id
+    assert made.provenance == model.provenance
+
+    longer = settings_of(PretrainConfig, TINY, [], "").model_copy(update={"warm_start": model.path})
+    on = pretrain(*data, tmp_path / "longer", longer)
+    assert on.totals["first_loss"] < (model.totals["first_loss"] + model.totals["train_loss"]) / 2
+    assert on.totals["train_loss"] < model.totals["train_loss"]
+
+
+def test_what_training_cannot_go_on_from(model: Manifest, data: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+    import shutil
+
+    plain = settings_of(PretrainConfig, TINY, [], "")
+    wide = settings_of(PretrainConfig, TINY, ["model.overrides.decoder.dim=32"], "")
+    with pytest.raises(LstError, match=r"has decoder .*'dim': 16.*model\.overrides"):
+        pretrain(*data, tmp_path / "a", wide.model_copy(update={"warm_start": model.path}))
+    copied = tmp_path / "copied"
+    shutil.copytree(model.path, copied)
+    weights = bytearray((copied / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copied / "model.safetensors").write_bytes(bytes(weights))
+    with pytest.raises(LstError, match=r"model\.safetensors"):
+        pretrain(*data, tmp_path / "b", plain.model_copy(update={"warm_start": copied}))
+    (copied / "manifest.json").unlink()
+    with pytest.raises(LstError, match="without its manifest"):
+        pretrain(*data, tmp_path / "c", plain.model_copy(update={"warm_start": copied}))
+    with pytest.raises(LstError, match="nowhere"):
+        pretrain(*data, tmp_path / "d", plain.model_copy(update={"warm_start": tmp_path / "nowhere"}))
+
+
+def test_training_goes_on_only_with_its_own_tokenizers(
+    model: Manifest, data: tuple[Manifest, Manifest], tmp_path: Path
+) -> None:
+    spec = StageSpec("lst.model/1", "pretrain", 1, {}, fingerprints={**model.fingerprints, "tokenizer": "others"})
+    from lst.manifest import DirectoryResult, build_directory
+
+    def make(directory: Path) -> DirectoryResult:
+        for name in ("config.json", "model.safetensors"):
+            (directory / name).write_bytes(model.file(name).read_bytes())
+        return DirectoryResult(artifacts=["config.json", "model.safetensors"])
+
+    other = build_directory(tmp_path / "other", spec, make)
+    config = settings_of(PretrainConfig, TINY, [], "").model_copy(update={"warm_start": other.path})
+    with pytest.raises(LstError, match="others"):
+        pretrain(*data, tmp_path / "e", config)
