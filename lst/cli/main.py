@@ -17,6 +17,7 @@ GROUPS = (
     "align",
     "text",
     "interleave",
+    "splice",
     "train",
     "evaluate",
     "make_benchmark",

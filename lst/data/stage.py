@@ -6,7 +6,7 @@ cannot be interleaved are rejected with a reason, and each row is put into the t
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,11 +59,11 @@ class InterleaveConfig(StageConfig):
 
 def interleave_spec(aligned: Manifest, text: Manifest | Path, config: InterleaveConfig) -> StageSpec:
     """What `interleave` would make. `text`: a `lst.text` manifest, whose tokenizer is used, or a SentencePiece file."""
-    _require(aligned, "lst.aligned")
+    require_schema(aligned, "lst.aligned")
     inputs = {"aligned": aligned}
     files = {}
     if isinstance(text, Manifest):
-        _require(text, "lst.text")
+        require_schema(text, "lst.text")
         inputs["text"] = text
         fingerprint = text_fingerprint(text)
         provenance = merge_provenance(aligned.provenance, text.provenance)
@@ -103,7 +103,7 @@ def interleave(
     """
     spec = interleave_spec(aligned, text, config)
     tokenizer = text.file(TOKENIZER_FILE) if isinstance(text, Manifest) else text
-    _load_tokenizer(tokenizer)  # a bad file fails here, before any work
+    load_tokenizer(tokenizer)  # a bad file fails here, before any work
     _check_names(aligned, config.only)
     worker = _Worker(aligned.path, tokenizer, config)
     return build_shards(
@@ -141,9 +141,18 @@ def split_of(words: list[str], valid_fraction: float) -> str:
 
     Decided by a hash of the text without case and punctuation: a text that is read twice is on one side only.
     """
-    text = " ".join("".join(char for char in word.casefold() if char.isalnum()) for word in words)
-    digest = hashlib.sha256(" ".join(text.split()).encode()).digest()
+    digest = hashlib.sha256(plain(words).encode()).digest()
     return "valid" if int.from_bytes(digest[:8], "big") < valid_fraction * 2**64 else "train"
+
+
+def word_key(word: str) -> str:
+    """A word without case and punctuation; empty if it is nothing else."""
+    return "".join(char for char in word.casefold() if char.isalnum())
+
+
+def plain(words: Iterable[str]) -> str:
+    """Words without case and punctuation, in one line."""
+    return " ".join(key for word in words if (key := word_key(word)))
 
 
 def is_named(row_id: str, speaker: str, names: Sequence[str]) -> bool:
@@ -176,7 +185,7 @@ class _Worker:
     config: InterleaveConfig
 
     def __call__(self, shard: int) -> ShardResult:
-        tokenizer = _load_tokenizer(self.tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer)
         rows: list[dict[str, Any]] = []
         rejected = []
         totals = dict.fromkeys(("hours", "units", "words", "tokens", "train_rows", "valid_rows"), 0.0)
@@ -228,11 +237,13 @@ def _problem(row: dict[str, Any]) -> tuple[str, str] | None:
 
 
 @lru_cache(maxsize=2)
-def _load_tokenizer(path: Path) -> TextTokenizer:
+def load_tokenizer(path: Path) -> TextTokenizer:
+    """The text tokenizer of a SentencePiece file, read once per process."""
     return TextTokenizer.from_file(path)
 
 
-def _require(manifest: Manifest, schema: str) -> None:
+def require_schema(manifest: Manifest, schema: str) -> None:
+    """Raise LstError unless `manifest` holds `schema` (a name without its version)."""
     if manifest.schema.split("/")[0] != schema:
         raise LstError(
             f"{manifest.path} holds {manifest.schema} (made by {manifest.stage}), but {schema} is needed here."

@@ -69,6 +69,9 @@ KINDS: dict[str, StageKind] = {
         "interleave",
         {"aligned": "align", "text": "tokenize-text"},
     ),
+    "splice": StageKind(
+        "lst.data.splice", "SpliceConfig", "splice_spec", "splice", {"pairs": "interleave"}, paths=("text",)
+    ),
     "pretrain": StageKind(
         "lst.train.stage",
         "PretrainConfig",
