@@ -257,7 +257,11 @@ def numbers(evaluation: Manifest, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What of a summary belongs on the card."""
     if "modes" in summary:
         keys = ("accuracy", "low", "high", "n", "headline")
-        return {mode: {key: body[key] for key in keys if key in body} for mode, body in summary["modes"].items()}
+        return {
+            mode: {key: body[key] for key in keys if key in body}
+            | {"pmi": body["variants"][name]["accuracy"] for name in ("pmi",) if name in body["variants"]}
+            for mode, body in summary["modes"].items()
+        }
     if evaluation.stage == "eval-asr":
         keys = (
             "utterances",
