@@ -259,7 +259,7 @@ def numbers(evaluation: Manifest, summary: Mapping[str, Any]) -> dict[str, Any]:
         keys = ("accuracy", "low", "high", "n", "headline")
         return {
             mode: {key: body[key] for key in keys if key in body}
-            | {"pmi": body["variants"][name]["accuracy"] for name in ("pmi",) if name in body["variants"]}
+            | ({"pmi": body["variants"]["pmi"]["accuracy"]} if "pmi" in body["variants"] else {})
             for mode, body in summary["modes"].items()
         }
     if evaluation.stage == "eval-asr":
