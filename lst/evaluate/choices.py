@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from lst.errors import LstError, UsageError
 from lst.evaluate.data import cache_home, hears
-from lst.evaluate.heard import HEARD, as_heard, check_recogniser
+from lst.evaluate.heard import HEARD, as_heard
 from lst.evaluate.items import ItemScores, credits, score_items
 from lst.evaluate.kinds import BENCHMARKS, Benchmark, benchmark_named
 from lst.evaluate.scoring import Mode
 from lst.evaluate.statistics import bootstrap_interval, size_note
 from lst.evaluate.store import ScoreStore
+from lst.generate.recognition import check_recogniser
 from lst.generate.session import Session
 from lst.manifest import Manifest, Progress, iter_rows
 
@@ -67,7 +68,7 @@ def evaluate_choices(
     if not modes:
         raise LstError(f"{session.directory} was trained on text only: it has no mode {mode}.", hint="Use --mode t-t.")
     written: list[dict[str, Any]] = []
-    if recogniser is not None and heard_file is not None and "s-s" in kind.modes:
+    if recogniser is not None and heard_file is not None:
         check_recogniser(session, recogniser)
         written = as_heard(recogniser, rows, heard_file, progress=progress)
     with open_store(session) as store:
@@ -95,13 +96,12 @@ def evaluate_choices(
         "confidence": confidence,
         "rejected": bench.rejected,
         "modes": scored,
-        **(
-            {"recogniser": recogniser.loaded.manifest.id}
-            if HEARD in scored and recogniser and recogniser.loaded.manifest
-            else {}
-        ),
         "missing_modes": [name for name in kind.modes if name not in scored] if mode == "all" else [],
     }
+    if recogniser is not None:
+        told = recogniser.loaded.manifest
+        summary["recogniser"] = told.id if told is not None else ""
+        summary["missing_modes"] += [HEARD] if HEARD not in scored else []
     summary["totals"] = {
         "items": len(rows),
         **{f"accuracy {name}": round(body["accuracy"], 4) for name, body in scored.items()},

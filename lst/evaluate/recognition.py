@@ -21,6 +21,7 @@ from pydantic import Field
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
+from lst.evaluate.done import read_done
 from lst.evaluate.report import asr_markdown
 from lst.evaluate.speech_data import Split, Spoken, utterances
 from lst.evaluate.stage import eval_spec, write_result
@@ -119,19 +120,6 @@ def transcripts(
             file.flush()
             report(len(chosen) - len(prompts) + start + len(batch), len(chosen), "utterances")
     return [done[one.id] for one in chosen]
-
-
-def read_done(path: Path) -> dict[str, dict[str, Any]]:
-    """What an interrupted run transcribed; a line that was cut short is made again."""
-    found: dict[str, dict[str, Any]] = {}
-    if path.is_file():
-        whole, _, rest = path.read_text(encoding="utf-8").rpartition("\n")
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            found[entry["id"]] = entry
-        if rest:
-            write_atomic(path, whole + "\n" if whole else "")
-    return found
 
 
 def _decode(

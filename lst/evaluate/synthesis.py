@@ -20,6 +20,7 @@ from lst.assets.models import find_model
 from lst.config import StageConfig
 from lst.constants import FRAME_RATE
 from lst.errors import LstError
+from lst.evaluate.done import read_done
 from lst.evaluate.judge import Judge, JudgeName, QualityJudge, judge_installed
 from lst.evaluate.report import tts_markdown
 from lst.evaluate.speech_data import Split, Spoken, recordings_of, utterances
@@ -27,7 +28,8 @@ from lst.evaluate.stage import eval_spec, write_result
 from lst.evaluate.statistics import bootstrap_interval
 from lst.evaluate.vocoder import judged_numbers
 from lst.evaluate.words import Normaliser
-from lst.generate.drafts import best_draft, check_listener
+from lst.generate.drafts import best_draft
+from lst.generate.recognition import check_recogniser
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, open_session
 from lst.generate.tasks import SYNTHESIZE, Speech, synthesize
@@ -124,7 +126,7 @@ def measure_tts(
     """
     session.check_manifest(data, "The data")
     if listener is not None:
-        check_listener(session, listener)
+        check_recogniser(session, listener)
     if session.task == "asr":
         raise LstError(f"{session.directory} was fine-tuned to recognise, not to speak.", hint="Give a tts model.")
     chosen = utterances(data, split=config.split, rows=config.rows, seed=config.seed)
@@ -170,7 +172,6 @@ def _say(
     done_file: Path,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
-    from lst.evaluate.recognition import read_done
 
     done = read_done(done_file)
     report = progress or (lambda *_: None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lst.errors import LstError
 from lst.generate.decoding import generate
-from lst.generate.recognition import TRANSCRIBE, recognition_prompt
+from lst.generate.recognition import TRANSCRIBE, check_recogniser, recognition_prompt
 from lst.generate.sampling import GenerateConfig
 from lst.generate.session import Session, Warn
 from lst.generate.tasks import SYNTHESIZE, Speech, say
@@ -37,18 +37,9 @@ def best_draft(
 
     Raises as `synthesize`, and LstError for a listener that was not fine-tuned for asr or that reads other units.
     """
-    check_listener(session, listener)
+    check_recogniser(session, listener)
     said = say(session, text, times=drafts, config=config, warn=warn)
     return min(_heard(listener, said), key=lambda draft: draft.cer)
-
-
-def check_listener(session: Session, listener: Session) -> None:
-    """Raises LstError for a listener that was not fine-tuned for asr, or that reads units of another tokenizer."""
-    if listener.task != "asr":
-        raise LstError(
-            f"{listener.directory} was not fine-tuned to recognise: it cannot judge drafts.", hint="Give an asr model."
-        )
-    listener.check_units(session.fingerprints.get("tokenizer", ""), f"What {session.directory} says")
 
 
 def _heard(listener: Session, said: Sequence[Speech]) -> list[Draft]:

@@ -118,6 +118,13 @@ def _parts(session: Session, path: Path) -> list[tuple[float, float | None]]:
     return [(start, end - start) for start, end in found]
 
 
+def check_recogniser(session: Session, recogniser: Session) -> None:
+    """Raises LstError unless `recogniser` was fine-tuned for asr and reads the units that `session` knows."""
+    if recogniser.task != "asr":
+        raise LstError(f"{recogniser.directory} was not fine-tuned to recognise.", hint="Give an asr model.")
+    recogniser.check_units(session.fingerprints.get("tokenizer", ""), f"What {session.directory} reads and says")
+
+
 def recognition_prompt(session: Session, units: NDArray[Any], name: str) -> Tokens:
     """`<s> units <asr>`. Raises LstError if there are no units, or more than the context holds; `name` begins it."""
     if len(units) == 0:

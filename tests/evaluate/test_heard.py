@@ -46,15 +46,25 @@ def test_items_without_speech_are_left_out(recogniser: Session, tmp_path: Path) 
     assert [row["id"] for row in as_heard(recogniser, rows, tmp_path / "heard.jsonl")] == ["item-0"]
 
 
-def test_an_item_of_which_nothing_is_heard_is_left_out(
-    recogniser: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_item_of_which_nothing_is_heard_is_left_out(recogniser: Session, tmp_path: Path) -> None:
     rows = bench_rows(2)
-    monkeypatch.setattr(heard_module, "TRANSCRIBE", TRANSCRIBE.model_copy(update={"max_tokens": 1}))
     silent = tmp_path / "heard.jsonl"
     nothing = heard_module._key(rows[0]["choices_units"][1])
-    silent.write_text(f'["{nothing}", ""]\n', encoding="utf-8")
-    assert "item-0" not in [row["id"] for row in as_heard(recogniser, rows, silent)]
+    silent.write_text(f'{{"id": "{nothing}", "text": ""}}\n', encoding="utf-8")
+    assert [row["id"] for row in as_heard(recogniser, rows, silent)] == ["item-1"]
+
+
+def test_what_is_too_long_is_left_out(recogniser: Session, tmp_path: Path) -> None:
+    rows = bench_rows(2)
+    rows[0]["context_units"] = [1, 2] * recogniser.context * recogniser.patch_size
+    assert [row["id"] for row in as_heard(recogniser, rows, tmp_path / "heard.jsonl")] == ["item-1"]
+
+
+def test_without_a_prompt_the_endings_are_heard(recogniser: Session, tmp_path: Path) -> None:
+    (row,) = bench_rows(1)
+    (found,) = as_heard(recogniser, [row | {"context_text": "", "context_units": []}], tmp_path / "heard.jsonl")
+    assert found["context_text"] == ""
+    assert found["choices_text"] == [transcript(recogniser, units) for units in row["choices_units"]]
 
 
 def test_a_killed_run_goes_on(recogniser: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +85,7 @@ def test_a_killed_run_goes_on(recogniser: Session, tmp_path: Path, monkeypatch: 
         as_heard(recogniser, rows, part)
     kept = part.read_text(encoding="utf-8")
     assert kept.count("\n") == 4
-    part.write_text(kept + '["cut sho', encoding="utf-8")
+    part.write_text(kept + '{"id": "cut sho', encoding="utf-8")
     heard_again: list[int] = []
 
     def counts(session: Session, prompts: list[object], *rest: object, **settings: object) -> object:
@@ -127,6 +137,7 @@ def test_a_benchmark_without_speech_has_no_such_mode(model: Manifest, recogniser
     written = make_bench(tmp_path / "written", rows)
     made = choices(model, written, tmp_path / "eval", ChoicesConfig(resamples=100, recogniser=recogniser.directory))
     assert list(_summary(made)["modes"]) == ["t-t"]
+    assert "heard" in _summary(made)["missing_modes"]  # type: ignore[operator]
 
 
 def _summary(made: Manifest) -> dict[str, object]:
