@@ -1,6 +1,6 @@
 """A benchmark's speech as a recogniser writes it down: what a cascade makes of it, the bar for listening directly.
 
-Prompt and endings are transcribed one by one (greedily, as `lst transcribe` does), and the model scores the transcripts
+Prompt and endings are transcribed one by one (as `lst transcribe --beam 1` does), and the model scores the transcripts
 as text. Nothing but the speech is read; the benchmark's own texts are not.
 """
 
