@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lst.data.patching import Example
 from lst.data.vocabulary import Vocabulary
+from lst.data.word_targets import NO_WORD
 from lst.errors import LstError
 
 IGNORED = -100
@@ -62,6 +63,8 @@ class PackedBatch:
     """Patches of all documents (text tokens included): the steps of the global transformer."""
     max_units: int
     """The most speech units in one row: the length of the local modules when text passes them by."""
+    words: Tensor | None = None
+    """(B, P, 2) the words that each patch has to name (`lst.data.word_targets`); None if no patch has any."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PackedBatch":
         """The same batch with its tensors on `device`."""
@@ -147,7 +150,28 @@ def pack_examples(rows: list[list[Example]], vocabulary: Vocabulary) -> PackedBa
         num_targets=int((targets != IGNORED).sum()),
         global_units=len(patch_lengths),
         max_units=int(units),
+        words=_words(examples, counts, patch_row, patch_column, (len(rows), depth)),
     )
+
+
+def _words(
+    examples: list[Example],
+    counts: NDArray[np.int64],
+    row: NDArray[np.int64],
+    column: NDArray[np.int64],
+    shape: tuple[int, int],
+) -> Tensor | None:
+    """(B, P, 2) word targets of the patches that stand at (`row`, `column`)."""
+    if all(example.words is None for example in examples):
+        return None
+    named = np.full((len(row), 2), NO_WORD, dtype=np.int64)
+    stops = np.cumsum(counts)
+    for example, start, stop in zip(examples, stops - counts, stops, strict=True):
+        if example.words is not None:
+            named[start:stop] = example.words
+    out = np.full((*shape, 2), NO_WORD, dtype=np.int64)
+    out[row, column] = named
+    return torch.from_numpy(out)
 
 
 def _join(arrays: list[NDArray[np.int32]] | list[NDArray[np.bool_]], dtype: type[np.generic]) -> NDArray[np.int64]:
@@ -212,11 +236,12 @@ def _check(
     if wrong.size:
         at = int(wrong[0])
         refuse(at, f"has {int(lengths[at])} tokens but its patches sum to {int(sums[at])}")
-    for name in ("loss_mask", "closed"):
+    for name in ("loss_mask", "closed", "words"):
         size = lengths if name == "loss_mask" else counts
         for index, example in enumerate(examples):
-            if len(getattr(example, name)) != size[index]:
-                refuse(index, f"has {len(getattr(example, name))} entries of {name}, expected {int(size[index])}")
+            values = getattr(example, name)
+            if values is not None and len(values) != size[index]:
+                refuse(index, f"has {len(values)} entries of {name}, expected {int(size[index])}")
     patch = np.repeat(np.arange(len(patch_lengths)), patch_lengths)
     long_text = np.flatnonzero(is_text & (patch_lengths[patch] > 1)) if len(patch) else np.empty(0, dtype=np.int64)
     if long_text.size:

@@ -28,6 +28,7 @@ from lst.config import StageConfig
 from lst.data.patching import BoolArray, Example, IntArray, PatchingConfig, PatchKind, patch_span, piece_cuts
 from lst.data.random import generator, uniforms
 from lst.data.vocabulary import NUM_UNITS, Vocabulary
+from lst.data.word_targets import NO_WORD, word_targets
 from lst.errors import LstError
 
 Task = Literal["interleaved", "speech", "transcript", "asr", "tts"]
@@ -149,7 +150,8 @@ class Segment:
     """A stretch of a document: ids, and their patches (None: every token is a closed patch of its own).
 
     `ids`: vocabulary ids of text or controls, or units (0-based) where `kind` is "speech". `target`: whether its tokens
-    are prediction targets. `frames`: the speech units it stands for (with a unit BPE more than there are ids).
+    are prediction targets. `frames`: the speech units it stands for (with a unit BPE more than there are ids). `words`
+    (patches, 2): what `lst.data.word_targets` asks of its patches.
     """
 
     kind: Literal["control", "text", "speech"]
@@ -158,6 +160,7 @@ class Segment:
     closed: BoolArray | None = None
     target: bool = True
     frames: int = 0
+    words: IntArray | None = None
 
     @property
     def patches(self) -> int:
@@ -202,6 +205,16 @@ class Plan:
             closed=np.concatenate(closed),
             loss_mask=mask.astype(np.bool_, copy=False),
             id=self.id,
+            words=self._words(),
+        )
+
+    def _words(self) -> IntArray | None:
+        """(global_units, 2) word targets; None if no part has any."""
+        if all(part.words is None for part in self.segments):
+            return None
+        none = [np.full((part.patches, 2), NO_WORD, dtype=np.int32) for part in self.segments]
+        return np.concatenate(
+            [empty if part.words is None else part.words for part, empty in zip(self.segments, none, strict=True)]
         )
 
 
@@ -211,6 +224,7 @@ class DocumentMaker:
     `piece_weights` (text_size,): characters per text piece, needed by `PatchingConfig(unit="bpe")` only.
     `encode_units`: units -> ids of a unit BPE, needed by the `bpe` baseline only; the vocabulary then counts those ids
     as its units. `limit`: longest document in global units; what is longer loses its end (`Plan.truncated`).
+    `name_words`: give the patches of speech word targets (`lst.data.word_targets`).
     """
 
     def __init__(
@@ -225,6 +239,7 @@ class DocumentMaker:
         limit: int | None = None,
         piece_weights: NDArray[np.float64] | None = None,
         encode_units: Callable[[NDArray[np.uint16]], NDArray[np.int32]] | None = None,
+        name_words: bool = False,
     ) -> None:
         self.vocabulary = vocabulary
         self.patching = patching or PatchingConfig()
@@ -235,10 +250,13 @@ class DocumentMaker:
         self.limit = limit
         self.piece_weights = piece_weights
         self.encode_units = encode_units
+        self.name_words = name_words
         if self.patching.needs_alignment and self.patching.unit == "bpe" and piece_weights is None:
             raise LstError("Patches along BPE pieces need the lengths of the text tokenizer's pieces.")
         if noise and self.patching.needs_alignment:
             raise LstError("Noise moves units away from the words they belong to: it goes with static patches or none.")
+        if name_words and (noise or encode_units is not None):
+            raise LstError("Words can be named where units are as they were heard: without noise, without a unit BPE.")
         if limit is not None and limit < 8:
             raise LstError(f"A row of {limit} global units holds no document.", hint="Use a budget of at least 8.")
         if (self.patching.mode == "bpe") != (encode_units is not None):
@@ -320,10 +338,12 @@ class DocumentMaker:
         if self.encode_units is not None:
             return Segment("speech", self.encode_units(units), target=target, frames=len(units))
         if kind == "none":
-            return Segment("speech", units, target=target, frames=len(units))
+            words = self._words(row, first, last, np.ones(len(units), dtype=np.int32))
+            return Segment("speech", units, target=target, frames=len(units), words=words)
         if kind == "static":
             lengths, closed = patch_span(kind, len(units), self.patching, starts=_NONE, ends=_NONE)
-            return Segment("speech", units, lengths, closed, target, len(units))
+            words = self._words(row, first, last, lengths)
+            return Segment("speech", units, lengths, closed, target, len(units), words)
         starts, ends = row.starts[first:last] - np.int32(start), row.ends[first:last] - np.int32(start)
         cuts = None
         if self.patching.unit == "bpe" and self.piece_weights is not None and last > first:
@@ -337,7 +357,11 @@ class DocumentMaker:
         lengths, closed = patch_span(
             kind, len(units), self.patching, starts=starts, ends=ends, cuts=cuts, uniforms=draws
         )
-        return Segment("speech", units, lengths, closed, target, len(units))
+        words = self._words(row, first, last, lengths)
+        return Segment("speech", units, lengths, closed, target, len(units), words)
+
+    def _words(self, row: Utterance, first: int, last: int, lengths: IntArray) -> IntArray | None:
+        return word_targets(row, first, last, lengths) if self.name_words else None
 
     def _plan(self, row_id: str, parts: Sequence[Segment]) -> Plan:
         tokens = units = text_tokens = patches = speech_patches = 0
@@ -382,7 +406,8 @@ def _truncate(parts: Sequence[Segment], limit: int) -> list[Segment]:
             frames = part.frames * tokens // len(part.ids)
             lengths = None if part.lengths is None else part.lengths[:room]
             closed = None if part.closed is None else part.closed[:room]
-            kept.append(Segment(part.kind, part.ids[:tokens], lengths, closed, part.target, frames))
+            words = None if part.words is None else part.words[:room]
+            kept.append(Segment(part.kind, part.ids[:tokens], lengths, closed, part.target, frames, words))
         if limit == 0:
             break
     return kept

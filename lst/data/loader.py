@@ -53,11 +53,13 @@ def open_stream(
     epochs: int | None = None,
     horizon: Horizon | None = None,
     unit_bpe: "UnitBpe | None" = None,
+    name_words: bool = False,
 ) -> RowStream:
     """The stream of packed rows over `pairs` (as `task`) and `text`, mixed as `config.mixture` says.
 
     `split`: "train", "valid", or None for all rows. `epochs`: end after so many passes over each source (None: never).
     `horizon`: the length of training, needed by the curriculum. `unit_bpe`: needed by the `bpe` baseline.
+    `name_words`: patches of speech have word targets (`lst.data.word_targets`).
     Raises LstError if a manifest is missing or of another kind, or if their text tokenizers differ.
     """
     shares = {"speech": (pairs, config.mixture.speech), "text": (text, config.mixture.text)}
@@ -82,6 +84,7 @@ def open_stream(
         limit=config.budget,
         piece_weights=piece_weights(tokenizer) if along_pieces else None,
         encode_units=unit_bpe.encode if unit_bpe else None,
+        name_words=name_words,
     )
     text_size, shards = vocabulary.text_size, config.shuffle_shards
     sources: dict[str, Source[Any]] = {}

@@ -44,7 +44,8 @@ class Example:
 
     `tokens` (n,) int32 ids of `Vocabulary`; `patch_lengths` (p,) int32, all positive, sum n; `closed` (p,) bool: may
     the patch be seen by its own last token; `loss_mask` (n,) bool: is token i a prediction target (the first token
-    never is: nothing precedes it); `id`: the row it came from, for diagnostics.
+    never is: nothing precedes it); `id`: the row it came from, for diagnostics; `words` (p, 2) int32: the words that
+    its patches have to name (`lst.data.word_targets`), where training asks for them.
     """
 
     tokens: IntArray
@@ -52,6 +53,7 @@ class Example:
     closed: BoolArray
     loss_mask: BoolArray
     id: str
+    words: IntArray | None = None
 
     @property
     def global_units(self) -> int:

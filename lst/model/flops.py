@@ -79,6 +79,12 @@ def mixture_counts(
     )
 
 
+def speech_patches(config: LSTConfig, counts: TokenCounts) -> float:
+    """Patches of speech among `counts`, which are of the paper's mixture (`mixture_counts`)."""
+    length = 1.0 if config.is_base else float(config.patching.size)
+    return counts.tokens * SPEECH_SHARE * INTERLEAVED_SHARE / length
+
+
 def batch_counts(config: LSTConfig, batch: "PackedBatch", *, dense: bool = False) -> TokenCounts:
     """Exact counts of a batch. `dense`: padding and hidden pairs included, as a dense back end computes them."""
     from lst.data.batch import IGNORED

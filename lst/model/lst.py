@@ -92,8 +92,13 @@ class LST(nn.Module):
 
     def loss(self, batch: PackedBatch) -> LossOutput:
         """Summed next-token cross-entropy over the batch's targets, with sums per modality."""
+        prepared = self.prepare(batch)
+        return self.loss_of(batch, prepared, self.run(batch, prepared))
+
+    def loss_of(self, batch: PackedBatch, prepared: "Prepared", made: "Activations") -> LossOutput:
+        """`loss`, from what `prepare` and `run` gave for `batch`."""
         sums, losses, targets, crossed = [], [], [], []
-        for part in self._predict(batch):
+        for part in self._predictions(batch, prepared, made):
             wanted = _at(batch.targets, part.places)
             chosen = part.live & (wanted != IGNORED)
             total, each = head_loss(part.states[chosen], part.head, wanted[chosen])
@@ -176,9 +181,11 @@ class LST(nn.Module):
         return embeddings * embeddings.shape[-1] ** 0.5 if self.config.tied_heads else embeddings
 
     def _predict(self, batch: PackedBatch) -> list[_Predictions]:
-        """Every state that predicts a token, by the head it goes through."""
         prepared = self.prepare(batch)
-        made = self.run(batch, prepared)
+        return self._predictions(batch, prepared, self.run(batch, prepared))
+
+    def _predictions(self, batch: PackedBatch, prepared: "Prepared", made: "Activations") -> list[_Predictions]:
+        """Every state that predicts a token, by the head it goes through."""
         if made.states is None or prepared.local is None:
             return [_Predictions(made.outputs, self.head, None, batch.documents > 0)]
         parts = [_Predictions(made.states, self.head, prepared.local.places, prepared.local.documents > 0)]

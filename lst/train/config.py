@@ -52,6 +52,17 @@ class BudgetConfig(StageConfig):
     amount: float = Field(1000, gt=0, description="how many of them")
 
 
+class WordsConfig(StageConfig):
+    """Weights of an additional loss: the state of a speech patch, at which it is known, names words (not in the paper).
+
+    A small model learns to understand speech much sooner with it (docs/training.md). The words are those of the
+    alignment, each named by its first text token.
+    """
+
+    ended: float = Field(0.5, ge=0, description="of naming the word that ends in a patch")
+    next: float = Field(0.7, ge=0, description="of naming, at every patch, the first word that ends after it")
+
+
 class CheckpointConfig(StageConfig):
     """How often a run in progress is saved. It does not change the result, so it is not part of the content id."""
 

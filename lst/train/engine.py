@@ -21,7 +21,7 @@ from lst.data.batch import PackedBatch
 from lst.errors import LstError
 from lst.manifest import Progress, explain_os_errors
 from lst.model.lst import LST
-from lst.train.config import TrainerConfig
+from lst.train.config import TrainerConfig, WordsConfig
 from lst.train.contain import contained, log_to_file
 from lst.train.control import RunControl, TrainingStopped, stop_signals
 from lst.train.together import process_rank, world_size
@@ -68,6 +68,8 @@ class TrainingJob:
     """FLOPs of a training step on a batch, forward and backward."""
     unit_frames: Sequence[int] | None = None
     """40 ms frames behind each unit id, where units are pieces of a unit BPE; otherwise one each."""
+    words: WordsConfig | None = None
+    """Weights of the loss by which patches of speech name words, whose targets the stream then has to give."""
     keep_best: bool = False
     """Return the weights of the best validation instead of the last ones."""
     best: str = "loss"

@@ -1,7 +1,7 @@
 """How batches reach fairseq2's trainer, and what is done with one: its data reader and its train unit."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Self
 
@@ -23,19 +23,36 @@ from lst.model.rates import loss_counts
 from lst.train.control import RunControl
 from lst.train.engine import TrainingJob, TrainStream
 from lst.train.metrics import TALLY, BatchCounter, Tally, in_order
+from lst.train.words import WordHeads, WordLoss, word_counts
 
 
 class LossModule(nn.Module):
-    """The model as the trainer sees it: DDP needs a `forward` that ends in the loss."""
+    """The model as the trainer sees it: DDP needs a `forward` that ends in the loss. `words`: what names words, if the
+    run asks for that."""
 
-    def __init__(self, lst: LST) -> None:
+    def __init__(self, lst: LST, words: WordHeads | None = None) -> None:
         super().__init__()
         self.lst = lst
+        self.words = words
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, ...]:
-        """The fields of the batch's `LossOutput`, in order."""
-        out = self.lst.loss(batch)
-        return tuple(getattr(out, field.name) for field in fields(out))
+        """The fields of the batch's `LossOutput`, in order; in training then those of its `WordLoss`, if any."""
+        prepared = self.lst.prepare(batch)
+        made = self.lst.run(batch, prepared)
+        out = _values(self.lst.loss_of(batch, prepared, made))
+        if self.words is None or not self.training:
+            return out
+        return out + _values(self.words(self.lst, made.outputs, batch.words))
+
+
+def split_losses(values: Sequence[Tensor]) -> tuple[LossOutput, WordLoss | None]:
+    """What `LossModule` gave, by name."""
+    count = len(fields(LossOutput))
+    return LossOutput(*values[:count]), WordLoss(*values[count:]) if len(values) > count else None
+
+
+def _values(losses: LossOutput | WordLoss) -> tuple[Tensor, ...]:
+    return tuple(getattr(losses, field.name) for field in fields(losses))
 
 
 class DeviceBatch(SupportsDeviceTransfer):
@@ -119,15 +136,20 @@ class LossUnit(TrainUnit[DeviceBatch]):
         self._step = step_nr
 
     def process_batch(self, batch: DeviceBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
-        output = LossOutput(*self._module(batch.packed))
+        output, words = split_losses(self._module(batch.packed))
         losses = loss_counts(output)
-        if not math.isfinite(losses["loss"]):
-            self._refuse(batch.packed, losses["loss"])
+        loss = output.loss
+        if words is not None:
+            loss = loss + words.loss
+            losses |= word_counts(words)
+        lost = next((value for value in losses.values() if not math.isfinite(value)), None)
+        if lost is not None:
+            self._refuse(batch.packed, lost)
         metric_bag.get(TALLY, Tally).update(in_order(losses | batch.counts))
         if losses["targets"]:
             self._control.last_loss = losses["loss"] / losses["targets"]
         self._control.step = self._step
-        return output.loss, batch.packed.num_targets
+        return loss, batch.packed.num_targets
 
     def _refuse(self, batch: PackedBatch, loss: float) -> None:
         path = self._job.directory / f"bad-batch-step-{self._step}-{self._control.rank}.json"

@@ -38,6 +38,7 @@ class DataSpec:
     noise: float = 0.0
     task: Task = "interleaved"
     unit_bpe: "UnitBpe | None" = None
+    name_words: bool = False
 
     def stream(self, horizon: Horizon | None) -> RowStream:
         """Packed training rows, without end."""
@@ -49,13 +50,14 @@ class DataSpec:
             task=self.task,
             horizon=horizon,
             unit_bpe=self.unit_bpe,
+            name_words=self.name_words,
         )
 
     def open(self, count_flops: Callable[["PackedBatch"], float]) -> Callable[[int, int], BudgetedStream]:
         """How a process (rank, world) opens its share of the training steps.
 
-        Raises LstError if the data's vocabulary is not the model's, or if aligned patches are asked for and no word of
-        the data is aligned.
+        Raises LstError if the data's vocabulary is not the model's, or if aligned patches or word targets are asked for
+        and no word of the data is aligned.
         """
         self._check()
         horizon = self._horizon(count_flops)
@@ -74,10 +76,17 @@ class DataSpec:
                     f"{manifest.path} has {pieces} text pieces, the model's head {self.vocabulary.text_size}.",
                     hint="Make the data with the model's text tokenizer.",
                 )
-        if self.patching.needs_alignment and self.pairs is not None and self.pairs.totals.get("words") == 0:
+        if self.pairs is None or self.pairs.totals.get("words") != 0:
+            return
+        if self.patching.needs_alignment:
             raise LstError(
                 f"patching.mode is {self.patching.mode}, but no word of {self.pairs.path} is aligned.",
                 hint="Align the speech (lst align), or use static patches.",
+            )
+        if self.name_words:
+            raise LstError(
+                f"words asks for the words of {self.pairs.path}, of which none is aligned.",
+                hint="Align the speech (lst align), or set words to null.",
             )
 
     def _horizon(self, count_flops: Callable[["PackedBatch"], float]) -> Horizon:

@@ -7,6 +7,7 @@ as an undisturbed one; a line holds what was added since the line before it.
 import hashlib
 import importlib.util
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,10 @@ COUNTS = (
     "speech_patches",
     "positions",  # places for patches in the packed rows, filled or not
     "flops",
+    "ended_loss",  # nats of naming the words that end in patches, and those that come next (`lst.train.words`)
+    "ended_targets",
+    "next_loss",
+    "next_targets",
 )
 """What a tally adds up, in order."""
 
@@ -111,6 +116,15 @@ def named(values: Tensor) -> dict[str, float]:
     return dict(zip(COUNTS, values.tolist(), strict=True))
 
 
+def word_rates(counts: Mapping[str, float]) -> dict[str, float]:
+    """Bits it takes to name a word, of those that end in patches and of those that come next; none without any."""
+    return {
+        f"{name}_word_bits": counts[f"{name}_loss"] / counts[f"{name}_targets"] / math.log(2.0)
+        for name in ("ended", "next")
+        if counts[f"{name}_targets"]
+    }
+
+
 def composition(counts: Mapping[str, float]) -> dict[str, float]:
     """What the data was made of: units per patch, the mixture as shares, how full the rows were."""
     out = {}
@@ -128,8 +142,9 @@ class RunRecorder(MetricRecorder):
     """Writes one line per logged step to `metrics.jsonl` and the same numbers to TensorBoard.
 
     A train line: `{"step", "split": "train", "loss" (nats per target), "bits", "speech_bits_per_second",
-    "text_bits_per_token", "patch_length", "speech_share", "packing", "lr", "grad_norm", "seconds", "units_per_s",
-    "text_tokens_per_s", "peak_memory_mb" (of this process, above what it held before the model was built), "mfu" (known
+    "text_bits_per_token", "ended_word_bits", "next_word_bits" (with word targets), "patch_length", "speech_share",
+    "packing", "lr", "grad_norm", "seconds", "units_per_s", "text_tokens_per_s", "peak_memory_mb" (of this process,
+    above what it held before the model was built), "mfu" (known
     GPUs), "total": {counts since the start}}`. A valid line has losses only, and
     under `sets` those of each validation set. Lines after the step a run resumes from are removed.
     """
@@ -209,7 +224,13 @@ class RunRecorder(MetricRecorder):
 
     def _train_line(self, step: int, totals: Mapping[str, float], values: Mapping[str, object]) -> dict[str, Any]:
         added = {name: totals[name] - self._previous[name] for name in COUNTS}
-        line: dict[str, Any] = {"step": step, "split": "train", **rates(added), **composition(added)}
+        line: dict[str, Any] = {
+            "step": step,
+            "split": "train",
+            **rates(added),
+            **word_rates(added),
+            **composition(added),
+        }
         if "lr" in values:
             lr = values["lr"]
             line["lr"] = float(lr[0] if isinstance(lr, list) else lr)  # type: ignore[arg-type]

@@ -96,5 +96,7 @@ def plan_of(options: PretrainOptions, *, processes: int = 1) -> dict[str, Any]:
         from lst.data.loader import vocabulary_of
 
         text_size, source = vocabulary_of(load_manifest(options.pairs, "lst.pairs")).text_size, "of the data"
-    plan = training_plan(model_config_of(options.config, text_size=text_size), options.config, processes=processes)
+    config = options.config
+    model = model_config_of(config, text_size=text_size)
+    plan = training_plan(model, config, processes=processes, name_words=config.words is not None)
     return {"text_pieces": f"{text_size} ({source})", **plan}

@@ -12,22 +12,31 @@ if TYPE_CHECKING:
 
 
 def flops_counter(config: LSTConfig) -> Callable[["PackedBatch"], float]:
-    """FLOPs of a training step on a batch, counted from its documents and patches."""
+    """FLOPs of a training step on a batch, counted from its documents and patches; those of naming words included."""
     from lst.model.flops import batch_counts, training_flops
+    from lst.train.words import batch_word_flops
 
-    return lambda batch: training_flops(config, batch_counts(config, batch))
+    return lambda batch: training_flops(config, batch_counts(config, batch)) + batch_word_flops(config, batch)
 
 
-def training_plan(model: LSTConfig, config: TrainerConfig, *, processes: int = 1) -> dict[str, Any]:
+def training_plan(
+    model: LSTConfig, config: TrainerConfig, *, processes: int = 1, name_words: bool = False
+) -> dict[str, Any]:
     """Steps, parameters by module, FLOPs and memory of a run, from its settings and the paper's mixture; no data is
-    read. The model is built on the meta device: any size fits.
+    read. The model is built on the meta device: any size fits. `name_words`: patches of speech name words, both kinds
+    each (the most there can be).
     """
-    from lst.model.flops import mixture_counts, parameters, training_flops
+    from lst.model.flops import mixture_counts, parameters, speech_patches, training_flops
     from lst.model.init import empty_model
     from lst.model.plan import training_memory
 
     counts = mixture_counts(model, document_units=config.batch.sequence_units)
     step = training_flops(model, counts) * config.batch.units
+    if name_words:
+        from lst.train.words import word_flops
+
+        patches = speech_patches(model, counts) * config.batch.units
+        step += word_flops(model, patches, patches)
     steps = steps_in_budget(config.budget, config.batch)
     if steps is None and config.budget.kind == "flops":
         steps = max(1, round(config.budget.amount / step))

@@ -46,6 +46,7 @@ from lst.train.schedule import lr_factor
 from lst.train.shards import is_sharded, load_model_pieces, read_pieces
 from lst.train.together import world_size
 from lst.train.validation import LossValidator
+from lst.train.words import WordHeads
 
 FAMILY = "lst"
 
@@ -211,10 +212,15 @@ class LSTRecipe(Recipe):
         device = torch.get_default_device()  # here fairseq2 makes it that of the run; weights are drawn on the CPU
         with torch.device("cpu"):
             model = self.job.build_model()
-        self._module = LossModule(model.to(device))
+            self._module = self._loss_module(model)
+        self._module.to(device)
         if self.job.config.compile:
             _compile_blocks(self._module)
         return self._module
+
+    def _loss_module(self, model: LST) -> LossModule:
+        weights, seed = self.job.words, self.job.config.seed
+        return LossModule(model, None if weights is None else WordHeads(model.config, weights, seed))
 
     def _build_schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
         settings = self.job.config.optimizer
@@ -257,7 +263,7 @@ class LSTRecipe(Recipe):
         """The trained model on the CPU; a sharded one is put together from its last checkpoint, by the first."""
         if not is_sharded(self.module):
             return _unwrap_layers(self.module.lst).to("cpu").eval()
-        module = LossModule(self.job.build_model())
+        module = self._loss_module(self.job.build_model())
         if self.control.rank == 0 and self._checkpoints is not None:
             load_model_pieces(module, read_pieces(self._checkpoints.model_files(self.control.step)))
         return module.lst.eval()

@@ -27,7 +27,7 @@ from lst.manifest import (
 )
 from lst.model.config import LSTConfig
 from lst.model.presets import PRESETS, Base, preset
-from lst.train.config import TrainerConfig
+from lst.train.config import TrainerConfig, WordsConfig
 from lst.train.together import build_together, process_rank
 from lst.train.warm_start import check_start, find_start, start_as, start_fingerprint, start_manifest
 
@@ -66,6 +66,7 @@ class PretrainConfig(TrainerConfig):
     mixture: MixtureConfig = Field(MixtureConfig(), description="shares of speech and text")
     spans: SpanConfig = Field(SpanConfig(), description="lengths of interleaved spans")
     unit_bpe_size: int = Field(1000, ge=502, description="pieces of the unit BPE, for patching.mode bpe")
+    words: WordsConfig | None = Field(None, description="have the patches of speech name words; null: no")
     warm_start: Path | None = Field(
         None,
         description="directory of the model that this one begins as: a text model of Llama's architecture, for the "
@@ -75,11 +76,16 @@ class PretrainConfig(TrainerConfig):
     @model_validator(mode="after")
     def _model_fits(self) -> "PretrainConfig":
         model_config_of(self, text_size=1)  # an impossible model is a mistake in the recipe, found before any data
+        if self.words and (self.patching.mode == "bpe" or not self.mixture.speech):
+            raise ValueError("words are named by patches of speech: not with patching.mode bpe, nor without speech")
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """The settings that determine the result. Of `warm_start` that is its hash (`pretrain_spec`), not its place."""
-        return {key: value for key, value in super().as_json().items() if key != "warm_start"}
+        """The settings that determine the result; `words` is left out where there are none, as before there was that
+        key. Of `warm_start` it is its hash that counts (`pretrain_spec`), not its place.
+        """
+        absent = {"warm_start"} if self.words else {"warm_start", "words"}
+        return {key: value for key, value in super().as_json().items() if key not in absent}
 
 
 def model_config_of(config: PretrainConfig, *, text_size: int, num_units: int = 501) -> LSTConfig:
@@ -179,6 +185,7 @@ def _train(
         vocabulary=vocabulary,
         spans=config.spans,
         unit_bpe=unit_bpe,
+        name_words=config.words is not None,
     )
     count_flops = flops_counter(model_config)
     job = TrainingJob(
@@ -189,6 +196,7 @@ def _train(
         open_valid=lambda rank, world: data.valid(rank, world, VALID_SETS),
         count_flops=count_flops,
         unit_frames=None if unit_bpe is None else unit_bpe.frames(),
+        words=config.words,
         progress=progress or (lambda *_: None),
         wandb_project=wandb_project,
     )
