@@ -26,6 +26,8 @@ class StageKind:
     """Reads a path outside the run (`source:` in the recipe) instead of another stage."""
     paths: tuple[str, ...] = ()
     """Settings that are paths: in a recipe they are relative to it."""
+    models: tuple[str, ...] = ()
+    """Settings that are models: paths like those, or stages of the recipe, which it then names among `inputs`."""
     title: str = ""
 
     @property
@@ -78,7 +80,7 @@ KINDS: dict[str, StageKind] = {
         "pretrain_spec",
         "pretrain",
         {"pairs": "interleave", "text": "tokenize-text"},
-        paths=("warm_start",),
+        models=("warm_start",),
     ),
     "finetune": StageKind(
         "lst.train.finetune",
@@ -96,7 +98,7 @@ KINDS: dict[str, StageKind] = {
         "choices_spec",
         "choices",
         {"model": "pretrain", "bench": "import-benchmark"},
-        paths=("recogniser",),
+        models=("recogniser",),
     ),
     "eval-align": StageKind(
         "lst.evaluate.align",
@@ -111,7 +113,7 @@ KINDS: dict[str, StageKind] = {
         "choices_spec",
         "choices",
         {"model": "pretrain", "bench": "import-benchmark"},
-        paths=("recogniser",),
+        models=("recogniser",),
     ),
     "eval-losses": StageKind(
         "lst.evaluate.stage",
@@ -140,7 +142,7 @@ KINDS: dict[str, StageKind] = {
         "tts_spec",
         "evaluate_tts",
         {"model": "finetune-tts", "data": "interleave"},
-        paths=("listener",),
+        models=("listener",),
     ),
     "vocode": StageKind("lst.vocoder.stage", "VocodeConfig", "vocode_spec", "vocode", {"units": "tokenize-audio"}),
     "samples": StageKind(

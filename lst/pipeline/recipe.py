@@ -6,7 +6,8 @@ stages:
   ingest: {source: sample, corpus: tsv}  # a stage's key is its name; paths are relative to the recipe
   finetune-asr:
     stage: finetune                      # its kind, where the name is not one
-    inputs: {model: pretrain}            # where it reads from, where the default does not fit
+    inputs: {model: pretrain}            # where it reads from, where the default does not fit; settings that are models
+                                         # (warm_start, recogniser, listener) may be stages too, which then come first
     task: asr                            # everything else is the stage's own configuration
 
 `include`, `settings` and `runs` save writing the same again: `lst.pipeline.expand`.
@@ -20,6 +21,7 @@ from typing import Any
 
 from lst.config import StageConfig
 from lst.errors import LstError, UsageError
+from lst.manifest import Manifest
 from lst.pipeline.expand import expand
 from lst.pipeline.handshake import check_benchmarks
 from lst.pipeline.kinds import StageKind, stage_kind
@@ -30,7 +32,10 @@ STAGE_KEYS = ("stage", "inputs", "source")
 
 @dataclass(frozen=True)
 class StageNode:
-    """A stage of a recipe: its kind, its checked configuration, and where its inputs come from (role -> stage)."""
+    """A stage of a recipe: its kind, its checked configuration, and where its inputs come from (role -> stage).
+
+    Of a setting that is a model (`StageKind.models`) and comes from a stage, the configuration gets the path by `fed`.
+    """
 
     name: str
     kind_name: str
@@ -38,6 +43,12 @@ class StageNode:
     config: StageConfig
     inputs: dict[str, str] = field(default_factory=dict)
     source: Path | None = None
+
+    def fed(self, inputs: Mapping[str, Manifest]) -> tuple[list[Any], StageConfig]:
+        """What its functions are called with: its source or the manifests it reads, and its configuration."""
+        models = {role: inputs[role].path for role in self.kind.models if role in inputs}
+        read = [inputs[role] for role in self.kind.inputs] if self.source is None else [self.source]
+        return read, self.config.model_copy(update=models)
 
 
 @dataclass(frozen=True)
@@ -209,9 +220,13 @@ def _stage_node(path: Path, name: str, settings: Any, seed: Any, stages: Mapping
     if not isinstance(given, dict):
         raise LstError(f"{where}.inputs: a mapping of roles to stages is needed here.")
     for role in given:
-        if role not in kind.inputs:
-            raise LstError(f"{where}.inputs.{role}: {kind_name} has no such input.", hint=nearest(role, kind.inputs))
+        if role not in (*kind.inputs, *kind.models):
+            valid = [*kind.inputs, *kind.models]
+            raise LstError(f"{where}.inputs.{role}: {kind_name} has no such input.", hint=nearest(role, valid))
+        if role in kind.models and role in settings:
+            raise LstError(f"{where}.{role}: it stands among the inputs too.", hint="Give a stage or a path, not both.")
     inputs = {role: str(given.get(role, default)) for role, default in kind.inputs.items()}
+    inputs |= {role: str(given[role]) for role in kind.models if role in given}
     for role, upstream in inputs.items():
         if upstream not in stages:
             raise LstError(
@@ -225,7 +240,7 @@ def _stage_node(path: Path, name: str, settings: Any, seed: Any, stages: Mapping
     own = {key: value for key, value in settings.items() if key not in STAGE_KEYS}
     if seed is not None and "seed" in kind.config.model_fields:
         own.setdefault("seed", seed)
-    for key in kind.paths:
+    for key in (*kind.paths, *kind.models):
         if isinstance(own.get(key), str):
             own[key] = str(path.parent / own[key])
     return StageNode(

@@ -147,8 +147,8 @@ def run_recipe(
 
 def stage_spec(node: StageNode, inputs: dict[str, Any]) -> StageSpec:
     """What the stage would make from these inputs."""
-    arguments = [node.source] if node.source is not None else list(inputs.values())
-    spec: StageSpec = node.kind.spec(*arguments, node.config)
+    arguments, config = node.fed(inputs)
+    spec: StageSpec = node.kind.spec(*arguments, config)
     return spec
 
 
@@ -160,13 +160,13 @@ def _make(
     device: str,
     progress: Progress = lambda done, total, unit: None,
 ) -> Manifest:
-    arguments = [node.source] if node.source is not None else list(inputs.values())
+    arguments, config = node.fed(inputs)
     directory = stage_directory(out, node.name)
     takes_device = "device" in inspect.signature(node.kind.run).parameters
     more = {"device": found_device(device)} if takes_device else {}
     with _training_on(device):
         manifest: Manifest = node.kind.run(
-            *arguments, directory, node.config, workers=workers, progress=progress, force=True, **more
+            *arguments, directory, config, workers=workers, progress=progress, force=True, **more
         )
     return manifest
 

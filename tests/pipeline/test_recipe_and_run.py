@@ -134,6 +134,14 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
         (RECIPE.replace("source: numbers,", ""), r"stages\.three\.source: the path"),
         (RECIPE.replace("seed: 5", "sede: 5"), "unknown key 'sede'. Did you mean 'seed'"),
         (RECIPE.replace("{right: three}", "{right: three, left: sum}"), "wait for each other"),
+        (
+            RECIPE.replace("{right: three}", "{right: three, extra: four}"),
+            r"inputs\.extra: the recipe has no stage 'four'",
+        ),
+        (
+            RECIPE.replace("{right: three}", "{right: three, extra: one}, extra: x"),
+            r"sum\.extra: it stands among the inp",
+        ),
         ("[1, 2]", "a mapping"),
         ("a: [", "not valid YAML"),
         ("name: x", "stages: a mapping"),
@@ -183,6 +191,28 @@ def test_a_setting_that_is_a_path_is_relative_to_the_recipe(tmp_path: Path, monk
     config = load_recipe(tmp_path / "warm.yaml").stages["pretrain"].config
     assert config.warm_start == tmp_path / "text/model"  # type: ignore[attr-defined]
     assert "warm_start" not in config.as_json()
+
+
+def test_a_model_that_a_setting_names_comes_first(tmp_path: Path) -> None:
+    late = RECIPE.replace("{right: three}", "{right: three, extra: four}")
+    late += "  four: {stage: read, source: numbers, scale: 4}\n"
+    (tmp_path / "toy.yaml").write_text(late)
+    recipe = load_recipe(tmp_path / "toy.yaml")
+    assert recipe.needed_for(["sum"])[-1] == "sum"
+    assert set(recipe.needed_for(["sum"])) == {"one", "three", "four", "sum"}
+    (waiting,) = (state for state in plan_recipe(recipe, tmp_path / "out") if state.name == "sum")
+    assert waiting.reasons == ["four comes first", "one comes first", "three comes first"]
+    assert list(run(tmp_path)) == ["one", "three", "four", "sum"]
+    assert load_manifest(tmp_path / "out" / "sum").totals["value"] == 3 + 9 + 12
+    assert run(tmp_path) == {}
+    assert run(tmp_path, "four.scale=5") == {"four": ["scale: 4 -> 5"], "sum": ["its input four has changed"]}
+
+
+def test_a_model_may_be_a_path_as_well(tmp_path: Path) -> None:
+    run(tmp_path, only=("one",))
+    (tmp_path / "more.yaml").write_text(RECIPE.replace("{right: three}", "{right: three}, extra: out/one"))
+    made = run_recipe(load_recipe(tmp_path / "more.yaml"), tmp_path / "more", open_progress=silent)
+    assert {item.name: item.manifest.totals["value"] for item in made}["sum"] == 3 + 9 + 3
 
 
 PAPER = sorted((Path(__file__).parents[2] / "recipes" / "paper").glob("*.yaml"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from lst.config import StageConfig
 from lst.errors import LstError
-from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, sha256_file
+from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, load_manifest, sha256_file
 from lst.pipeline.kinds import KINDS, StageKind
 
 SLEEPER, KILLER = 2000, -9
@@ -31,6 +31,10 @@ class AddConfig(StageConfig):
     seed: int = 0
     fail: bool = False
     inner: Inner = Inner()
+    extra: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {key: value for key, value in super().as_json().items() if key != "extra"}
 
 
 def read_spec(source: Path, config: ReadConfig) -> StageSpec:
@@ -47,7 +51,8 @@ def read(source: Path, out: Path, config: ReadConfig, *, workers: int, progress:
 
 
 def add_spec(left: Manifest, right: Manifest, config: AddConfig) -> StageSpec:
-    return StageSpec("lst.eval/1", "add", 1, config.as_json(), {"left": left, "right": right})
+    more = {"extra": load_manifest(config.extra)} if config.extra else {}
+    return StageSpec("lst.eval/1", "add", 1, config.as_json(), {"left": left, "right": right, **more})
 
 
 def add(left: Manifest, right: Manifest, out: Path, config: AddConfig, **options: Any) -> Manifest:
@@ -56,6 +61,7 @@ def add(left: Manifest, right: Manifest, out: Path, config: AddConfig, **options
     if config.offset == KILLER:
         os.kill(os.getpid(), signal.SIGKILL)
     value = left.totals["value"] + right.totals["value"] + config.offset
+    value += load_manifest(config.extra).totals["value"] if config.extra else 0
     options["progress"](1, 1, "sums")
     return _build(out, add_spec(left, right, config), value, options["force"])
 
@@ -71,5 +77,7 @@ def _build(out: Path, spec: StageSpec, value: float, force: bool) -> Manifest:
 TOY_KINDS = {
     "made": KINDS["made"],
     "read": StageKind("tests.pipeline.toy", "ReadConfig", "read_spec", "read", needs_source=True),
-    "add": StageKind("tests.pipeline.toy", "AddConfig", "add_spec", "add", {"left": "one", "right": "two"}),
+    "add": StageKind(
+        "tests.pipeline.toy", "AddConfig", "add_spec", "add", {"left": "one", "right": "two"}, models=("extra",)
+    ),
 }
