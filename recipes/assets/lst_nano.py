@@ -3,7 +3,8 @@
     lst run recipes/assets/lst-nano.yaml
     python recipes/assets/lst_nano.py PRETRAINED ASR TTS [EVALUATION …] OUT
 
-PRETRAINED, ASR and TTS are outputs of `lst pretrain` and of fine-tuning it, in one stage or several, each EVALUATION
+PRETRAINED, ASR and TTS are outputs of `lst pretrain` and of fine-tuning it, in one stage or several; or PRETRAINED went
+on (`warm_start`) from the weights of ASR, and the model that ASR and TTS were made of stays behind. Each EVALUATION is
 one of `lst eval` of one of them (or of a model in an OUT made before: weights do not depend on evaluations). OUT gets a
 model directory for each, weights in half precision, and `card.json`; an asset that is there is replaced. Nothing in it
 depends on where or when it is made. What half precision changes is measured here and stands on the card.
@@ -91,15 +92,29 @@ def make_asset(made: Mapping[str, Manifest], evaluations: Sequence[Manifest], ou
 
 
 def check_family(made: Mapping[str, Manifest]) -> None:
-    """Raise LstError unless these are a pre-trained model and its two fine-tunings."""
+    """Raise LstError unless these are a pre-trained model, or one that went on from asr, and two fine-tunings."""
     pretrained = made["pretrained"]
     wrong = [] if pretrained.stage == "pretrain" else [f"{pretrained.path} is not a pre-trained model."]
+    origin = {task: steps_to(made[task])[0]["inputs"].get("model") for task in ("asr", "tts")}
+    first = origin["asr"] if goes_on(made) else pretrained.id
     for task in ("asr", "tts"):
-        first = steps_to(made[task])[0]
-        if made[task].config.get("task") != task or first["inputs"].get("model") != pretrained.id:
-            wrong.append(f"{made[task].path} is not {pretrained.path} fine-tuned for {task}.")
+        if made[task].config.get("task") != task or origin[task] != first:
+            wrong.append(f"{made[task].path} is not {pretrained.path}, or what that began as, fine-tuned for {task}.")
     if wrong:
         raise LstError(wrong[0], hint="Give PRETRAINED ASR TTS in this order.")
+
+
+def goes_on(made: Mapping[str, Manifest]) -> bool:
+    """Whether the pre-trained model began as the recogniser, which then descends from an earlier one."""
+    return made["pretrained"].files.get("warm_start") == made["asr"].fingerprints["model"]
+
+
+def earlier_training(made: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """What the card says of the model that asr and tts were made of, where that is not the one in the asset."""
+    if not goes_on(made):
+        return []
+    origin = str(steps_to(made["asr"])[0]["inputs"]["model"])
+    return [_training_of({"id": origin, **made["asr"].ancestors[origin]})]
 
 
 def steps_to(made: Manifest) -> list[dict[str, Any]]:
@@ -154,6 +169,7 @@ def describe(
     data = merge_provenance(*(manifest.provenance for manifest in made.values()))
     pretrained = made["pretrained"]
     models = {part: training_of(made[part]) for part in PARTS}
+    models["pretrained"]["before"] = earlier_training(made)
     units = pretrained.fingerprints["tokenizer"]
     tokenizer = find_by_fingerprint(units, "tokenizer")
     if tokenizer is None:
@@ -165,11 +181,12 @@ def describe(
     return {
         "name": BOX_MODEL,
         "kind": "model",
-        "version": "2",
+        "version": "3",
         "licence": "; ".join(sorted({entry["licence"] for entry in data if entry["licence"]})),
         "source": "recipes/assets/lst_nano.py",
         "description": f"A Latent Speech-Text Transformer of {parameters / 1e6:.1f} M parameters (units of {name}): "
-        "pre-trained on simple stories and their spoken form, and fine-tuned to recognise and to speak.",
+        "pre-trained on simple stories and their spoken form, and fine-tuned to recognise and to speak."
+        + (" The pre-trained one went on from the recogniser, by naming words." if goes_on(made) else ""),
         "files": {
             path.relative_to(asset).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
             for path in files

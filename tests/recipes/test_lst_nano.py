@@ -134,6 +134,31 @@ def test_it_is_the_same_wherever_it_is_made(
             assert not [value for value in strings(json.loads(text)) if value.startswith(("/", "../"))]
 
 
+def test_the_pretrained_one_may_have_gone_on_from_the_recogniser(
+    script: Any, trained: dict[str, Manifest], tmp_path: Path
+) -> None:
+    settings = TINY | {"budget": {"amount": 1}, "validate_every": None, "words": {}}
+    config = settings_of(PretrainConfig, settings, [], "")
+    data = (trained["pairs"], trained["text"])
+    going = pretrain(*data, tmp_path / "on", config.model_copy(update={"warm_start": trained["asr"].path}))
+    others = [str(trained[task].path) for task in ("asr", "tts")]
+    script.main([str(going.path), *others, str(tmp_path / "lst-nano")])
+    card = read_card(tmp_path / "lst-nano" / "card.json")
+    (earlier,) = card.extra["models"]["pretrained"]["before"]
+    assert earlier["id"] == trained["pretrained"].id
+    assert earlier["flops"] == trained["pretrained"].totals["flops"]
+    names = (*PARTS, "asr-first")
+    assert card.extra["flops"] == going.totals["flops"] + sum(trained[name].totals["flops"] for name in names)
+    assert "naming words" in card.description
+
+    alone = pretrain(*data, tmp_path / "alone", config)
+    with pytest.raises(LstError, match=r"asr is not .*alone, or what that began as, fine-tuned for asr"):
+        script.main([str(alone.path), *others, str(tmp_path / "none")])
+    foreign = finetune(alone, trained["pairs"], tmp_path / "tts", finetune_config("tts", 1))
+    with pytest.raises(LstError, match="fine-tuned for tts"):
+        script.main([str(going.path), others[0], str(foreign.path), str(tmp_path / "none")])
+
+
 def strings(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [text for item in value.values() for text in strings(item)]
