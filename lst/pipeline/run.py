@@ -68,7 +68,9 @@ def plan_recipe(recipe: Recipe, out: Path, only: Iterable[str] = ()) -> list[Sta
             old = _load_existing(stage_directory(out, name))
             reasons = [f"{source} comes first" for source in waiting]
             if old is not None:
-                reasons += _config_reasons(old.config, node.config.as_json())
+                # Of the models among its settings a stage notes down more than its settings say.
+                own = {key: value for key, value in old.config.items() if key in type(node.config).model_fields}
+                reasons += _config_reasons(own, node.config.as_json())
             states[name] = StageState(name, "waits", reasons)
             continue
         inputs = {role: states[source].manifest for role, source in node.inputs.items()}
