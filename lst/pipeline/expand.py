@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lst.errors import LstError
+from lst.pipeline import kinds
 
 RUN = "{run}"
 BLOCK_KEYS = ("arms", "seeds", "stages")
@@ -28,7 +29,7 @@ Reader = Callable[[Path], dict[str, Any]]
 
 
 def expand(path: Path, read: Reader, check: Callable[[Path, dict[str, Any]], None]) -> dict[str, Any]:
-    """The recipe at `path` with `stages` only; `source` of included stages is relative to the folder of `path`.
+    """The recipe at `path` with `stages` only; paths of included stages are relative to the folder of `path`.
 
     `read` gives a file's mapping, `check` refuses unknown keys. Raises LstError naming the file and the key.
     """
@@ -51,7 +52,7 @@ def _expand(
     for name in _list(body.get("include", []), f"{path}: include"):
         other = path.parent / str(name)
         _, their_stages, their_settings = _expand(other, read, check, (*above, path.resolve()))
-        moved = {key: _moved(value, Path(str(name)).parent) for key, value in their_stages.items()}
+        moved = {key: _moved(str(key), value, Path(str(name)).parent) for key, value in their_stages.items()}
         _add(stages, moved, f"{path}: include {name}")
         settings |= their_settings
     settings |= _mapping(body.get("settings", {}), f"{path}: settings")
@@ -125,11 +126,14 @@ def _filled(value: Any, run: str) -> Any:
     return value.replace(RUN, run) if isinstance(value, str) else value
 
 
-def _moved(stage: Any, folder: Path) -> Any:
-    """A stage of a file in `folder`: its source as it is called from here."""
-    if isinstance(stage, Mapping) and stage.get("source"):
-        return {**stage, "source": (folder / str(stage["source"])).as_posix()}
-    return stage
+def _moved(name: str, stage: Any, folder: Path) -> Any:
+    """A stage of a file in `folder`: its source and its settings that are paths, as they are called from here."""
+    if not isinstance(stage, Mapping):
+        return stage
+    kind = kinds.KINDS.get(str(stage.get("stage", name)))  # a name that is none is told when stages are checked
+    paths = ("source", *kind.paths, *kind.models) if kind else ("source",)
+    moved = {key: (folder / stage[key]).as_posix() for key in paths if isinstance(stage.get(key), str)}
+    return {**stage, **moved}
 
 
 def _add(stages: dict[str, Any], more: Mapping[str, Any], where: str) -> None:

@@ -96,7 +96,15 @@ def test_settings_build_on_each_other_and_come_along_with_an_included_file(tmp_p
 
 def test_an_included_recipe_runs_as_if_it_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds, "KINDS", toy.TOY_KINDS)
-    write(tmp_path / "data" / "d.yaml", "seed: 1\nstages: {one: {stage: read, source: n.txt}}")
+    write(
+        tmp_path / "data" / "d.yaml",
+        """
+        seed: 1
+        stages:
+          one: {stage: read, source: n.txt}
+          add: {inputs: {left: one, right: one}, extra: models/e}
+        """,
+    )
     main = write(
         tmp_path / "main.yaml",
         """
@@ -107,6 +115,7 @@ def test_an_included_recipe_runs_as_if_it_stood_there(tmp_path: Path, monkeypatc
     )
     recipe = load_recipe(main, ["sum.inner.rate=2"])
     assert recipe.stages["one"].source == tmp_path / "data" / "n.txt"
+    assert recipe.stages["add"].config.extra == tmp_path / "data" / "models" / "e"  # type: ignore[attr-defined]
     assert recipe.stages["sum"].config.as_json() == {"offset": 1, "seed": 7, "fail": False, "inner": {"rate": 2.0}}
 
 
