@@ -21,6 +21,10 @@ from lst.cli.eval_common import (
     read_result,
 )
 
+RECOGNISER = typer.Option(
+    None, help="Also score its speech as this asr model writes it down (mode heard); a model, or lst-nano."
+)
+
 BENCHMARKS = {
     "storycloze": "Which of two endings does the model find likelier? In four directions, with 95% intervals.",
     "topic-storycloze": "Story cloze whose wrong endings come from other stories; made from StoryCloze's CSV if given.",
@@ -48,9 +52,7 @@ def _benchmark(name: str) -> Callable[..., None]:
         model: Path = MODEL,
         data: Path = typer.Option(..., help="The benchmark: its files, a directory of them, or an imported one."),
         mode: str = typer.Option("all", metavar="s-s|t-t|s-t|t-s|all", help="Prompt, then ending: s speech, t text."),
-        recogniser: Path = typer.Option(
-            None, help="Also score its speech as this asr model writes it down (mode heard); a model, or lst-nano."
-        ),
+        recogniser: Path | None = RECOGNISER,
         out: Path | None = OUT,
         tokenizer: str | None = TOKENIZER,
         seed: int = SEED,
@@ -89,6 +91,7 @@ def evaluate_all(
     out: Path | None = OUT,
     pairs: Path | None = typer.Option(None, help="Pairs for the held-out losses (default: the model's own)."),
     text: Path | None = typer.Option(None, help="Tokenized text (default: what the pairs were made with)."),
+    recogniser: Path | None = RECOGNISER,
     tokenizer: str | None = TOKENIZER,
     seed: int = SEED,
     device: str = DEVICE,
@@ -105,7 +108,7 @@ def evaluate_all(
     from lst.cli.common import err, stage_progress
     from lst.evaluate.suite import SuiteConfig, eval_all, gather
 
-    config = checked(SuiteConfig, {"seed": seed})
+    config = checked(SuiteConfig, {"seed": seed, "recogniser": recogniser})
     made = open_model(model)
     with stage_progress("import-benchmark") as progress:
         suite = gather(made, data, pairs=pairs, text=text, tokenizer=tokenizer, workers=workers, progress=progress)

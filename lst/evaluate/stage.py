@@ -3,7 +3,7 @@
 `lst.eval/1` holds `summary.json` (what the numbers are, with intervals and every variant), `summary.md` (the same as a
 short table), and for a benchmark `items.parquet` (one row per item and mode: sums, counts, and what it earned); with a
 recogniser also `heard.jsonl` (a hash of each piece of speech, and its transcript). Of `eval_all` each benchmark has a
-directory with the first three.
+directory with all of these.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from lst.config import StageConfig
 from lst.evaluate.choices import Choice, bench_kind, evaluate_choices, write_items
 from lst.evaluate.losses import LossesConfig, measure_losses
 from lst.evaluate.report import choices_markdown, losses_markdown
-from lst.generate.session import open_session
+from lst.generate.session import Session, open_session
 from lst.manifest import (
     DirectoryResult,
     Manifest,
@@ -56,12 +56,18 @@ class ChoicesConfig(StageConfig):
 
 def choices_spec(model: Manifest, bench: Manifest, config: ChoicesConfig) -> StageSpec:
     """What `choices` would make."""
-    more = {} if config.recogniser is None else {"recogniser_id": load_manifest(_recogniser(config)).id}
+    more = told_of(config.recogniser)
     return eval_spec(f"eval-{bench_kind(bench).name}", {"model": model, "bench": bench}, config, more=more)
 
 
-def _recogniser(config: ChoicesConfig) -> Path:
-    return find_model(config.recogniser, "asr").directory
+def told_of(recogniser: Path | None) -> dict[str, Any]:
+    """What a spec says of a recogniser: which one, not where it is."""
+    return {} if recogniser is None else {"recogniser_id": load_manifest(find_model(recogniser, "asr").directory).id}
+
+
+def open_recogniser(recogniser: Path | None, *, device: str) -> Session | None:
+    """The recogniser of a directory, or of an asset's name."""
+    return None if recogniser is None else open_session(find_model(recogniser, "asr").directory, device=device)
 
 
 def choices(
@@ -83,7 +89,7 @@ def choices(
 
     def make(directory: Path) -> DirectoryResult:
         session = open_session(model.path, device=device)
-        recogniser = None if config.recogniser is None else open_session(_recogniser(config), device=device)
+        recogniser = open_recogniser(config.recogniser, device=device)
         result = evaluate_choices(
             session,
             bench,

@@ -22,7 +22,15 @@ from lst.evaluate.kinds import BENCHMARKS
 from lst.evaluate.losses import LossesConfig, measure_losses
 from lst.evaluate.readers import detect
 from lst.evaluate.report import choices_markdown, losses_markdown, suite_markdown
-from lst.evaluate.stage import ITEMS_FILE, SUMMARY_FILE, eval_spec, write_result
+from lst.evaluate.stage import (
+    HEARD_FILE,
+    ITEMS_FILE,
+    SUMMARY_FILE,
+    eval_spec,
+    open_recogniser,
+    told_of,
+    write_result,
+)
 from lst.generate.session import Session, open_session
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, load_manifest, open_input
 
@@ -37,6 +45,13 @@ class SuiteConfig(StageConfig):
     resamples: int = Field(10_000, ge=100, description="bootstrap resamples")
     seed: int = Field(0, ge=0, description="of the bootstrap and of the losses' rows")
     losses: LossesConfig = Field(LossesConfig(), description="held-out losses")
+    recogniser: Path | None = Field(
+        None, description="asr model that writes speech down: benchmarks that have any get the mode heard"
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; `recogniser` is left out: of it the model's id counts (`eval_all_spec`), not its place."""
+        return {key: value for key, value in super().as_json().items() if key != "recogniser"}
 
 
 @dataclass
@@ -143,7 +158,8 @@ def _name(bench: Manifest, path: Path, taken: Mapping[str, Manifest]) -> str:
 def eval_all_spec(model: Manifest, suite: Suite, config: SuiteConfig) -> StageSpec:
     """What `eval_all` would make."""
     inputs = {"model": model, **{f"bench-{name}": bench for name, bench in suite.benches.items()}, **suite.held_out}
-    return eval_spec("eval-all", inputs, config, more={"missing": sorted(suite.missing)})
+    more = {"missing": sorted(suite.missing), **told_of(config.recogniser)}
+    return eval_spec("eval-all", inputs, config, more=more)
 
 
 def eval_all(
@@ -162,7 +178,8 @@ def eval_all(
     """
 
     def make(directory: Path) -> DirectoryResult:
-        return _Run(open_session(model.path, device=device), suite, config, directory, progress).all()
+        recogniser = open_recogniser(config.recogniser, device=device)
+        return _Run(open_session(model.path, device=device), recogniser, suite, config, directory, progress).all()
 
     return build_directory(out, eval_all_spec(model, suite, config), make, force=force)
 
@@ -170,6 +187,7 @@ def eval_all(
 @dataclass
 class _Run:
     session: Session
+    recogniser: Session | None
     suite: Suite
     config: SuiteConfig
     directory: Path
@@ -231,6 +249,8 @@ class _Run:
             result = evaluate_choices(
                 self.session,
                 bench,
+                recogniser=self.recogniser,
+                heard_file=home / HEARD_FILE,
                 confidence=config.confidence,
                 resamples=config.resamples,
                 seed=config.seed,

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 import lst.assets
 from lst.errors import LstError
-from lst.evaluate import choices, suite
-from lst.evaluate.suite import SuiteConfig, eval_all, gather, shipped_benchmarks
+from lst.evaluate import choices, stage, suite
+from lst.evaluate.suite import SuiteConfig, eval_all, eval_all_spec, gather, shipped_benchmarks
 from lst.manifest import Manifest
 from lst.manifest.inspect import verify_manifest
 from tests.evaluate.test_readers import write_rows
@@ -68,6 +68,28 @@ def test_all_benchmarks_and_what_is_missing(model: Manifest, benchmarks: Path, t
     assert "| hellaswag | t-t | 4 | 25.0 | mean_char |" in table
     assert "- piqa: There is no benchmark" in table
     assert result.file("blimp/items.parquet").is_file()
+
+
+@pytest.mark.usefixtures("counting_tokenizer", "tokenizers")
+def test_what_a_recogniser_makes_of_those_that_have_speech(model: Manifest, benchmarks: Path, tmp_path: Path) -> None:
+    recogniser = make_model(tmp_path / "asr", task="asr")
+    gathered = gather(model, [str(benchmarks)])
+    config = CONFIG.model_copy(update={"recogniser": recogniser.path})
+    assert eval_all_spec(model, gathered, config).id != eval_all_spec(model, gathered, CONFIG).id
+    result = eval_all(model, gathered, tmp_path / "all", config)
+    assert not verify_manifest(result.path)
+    found = json.loads(result.file("summary.json").read_text())["benchmarks"]
+    assert {name for name, body in found.items() if "heard" in body["modes"]} == {"storycloze"}
+    missing = {name: body["missing_modes"] for name, body in found.items()}
+    assert missing == {"storycloze": [], "hellaswag": ["s-s", "s-t", "t-s", "heard"], "blimp": ["s-s", "heard"]}
+    alone = stage.choices(
+        model,
+        gathered.benches["storycloze"],
+        tmp_path / "alone",
+        stage.ChoicesConfig(resamples=200, recogniser=recogniser.path),
+    )
+    assert found["storycloze"] == json.loads(alone.file("summary.json").read_text())
+    assert result.file("storycloze/heard.jsonl").read_bytes() == alone.file("heard.jsonl").read_bytes()
 
 
 @pytest.mark.usefixtures("counting_tokenizer", "tokenizers")
