@@ -31,6 +31,7 @@ from lst.evaluate.stage import (
     told_of,
     write_result,
 )
+from lst.generate.recognition import check_recogniser
 from lst.generate.session import Session, open_session
 from lst.manifest import DirectoryResult, Manifest, Progress, StageSpec, build_directory, load_manifest, open_input
 
@@ -174,12 +175,15 @@ def eval_all(
 ) -> Manifest:
     """Measure everything in `suite` and write `lst.eval/1` to `out`; `progress(title)` starts a part.
 
-    Raises LstError if nothing could be measured.
+    Raises LstError if nothing could be measured, or if the recogniser is none.
     """
 
     def make(directory: Path) -> DirectoryResult:
+        session = open_session(model.path, device=device)
         recogniser = open_recogniser(config.recogniser, device=device)
-        return _Run(open_session(model.path, device=device), recogniser, suite, config, directory, progress).all()
+        if recogniser is not None:
+            check_recogniser(session, recogniser)
+        return _Run(session, recogniser, suite, config, directory, progress).all()
 
     return build_directory(out, eval_all_spec(model, suite, config), make, force=force)
 

@@ -93,6 +93,18 @@ def test_what_a_recogniser_makes_of_those_that_have_speech(model: Manifest, benc
 
 
 @pytest.mark.usefixtures("counting_tokenizer", "tokenizers")
+def test_a_recogniser_that_is_none_is_refused_before_anything_is_measured(
+    model: Manifest, benchmarks: Path, tmp_path: Path
+) -> None:
+    gathered = gather(model, [str(benchmarks)])
+    config = CONFIG.model_copy(update={"recogniser": model.path})
+    with pytest.raises(LstError, match=r"was not fine-tuned to recognise\. Give an asr model"):
+        eval_all(model, gathered, tmp_path / "all", config)
+    assert not (tmp_path / "all").exists()
+    assert not list(tmp_path.rglob("items.parquet"))
+
+
+@pytest.mark.usefixtures("counting_tokenizer", "tokenizers")
 def test_one_load_and_the_same_scores_as_alone(
     model: Manifest, benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
