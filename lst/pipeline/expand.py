@@ -52,9 +52,10 @@ def _expand(
     for name in _list(body.get("include", []), f"{path}: include"):
         other = path.parent / str(name)
         _, their_stages, their_settings = _expand(other, read, check, (*above, path.resolve()))
-        moved = {key: _moved(str(key), value, Path(str(name)).parent) for key, value in their_stages.items()}
+        folder = Path(str(name)).parent
+        moved = {key: _moved(value, folder, name=str(key)) for key, value in their_stages.items()}
         _add(stages, moved, f"{path}: include {name}")
-        settings |= their_settings
+        settings |= {key: _moved(value, folder) for key, value in their_settings.items()}
     settings |= _mapping(body.get("settings", {}), f"{path}: settings")
     own = _mapping(body.get("stages", {}), f"{path}: stages")
     _add(
@@ -126,13 +127,19 @@ def _filled(value: Any, run: str) -> Any:
     return value.replace(RUN, run) if isinstance(value, str) else value
 
 
-def _moved(name: str, stage: Any, folder: Path) -> Any:
-    """A stage of a file in `folder`: its source and its settings that are paths, as they are called from here."""
+def _moved(stage: Any, folder: Path, *, name: str = "") -> Any:
+    """A stage of a file in `folder`, or settings for one: its paths, as they are called from here.
+
+    Of settings that do not say for which kind they are, those are paths that name a model in any kind.
+    """
     if not isinstance(stage, Mapping):
         return stage
     kind = kinds.KINDS.get(str(stage.get("stage", name)))  # a name that is none is told when stages are checked
-    paths = ("source", *kind.paths, *kind.models) if kind else ("source",)
+    any_model = [key for other in kinds.KINDS.values() for key in other.models]
+    paths = [*kind.paths, *kind.models] if kind else any_model
     moved = {key: (folder / stage[key]).as_posix() for key in paths if isinstance(stage.get(key), str)}
+    if stage.get("source"):
+        moved["source"] = (folder / str(stage["source"])).as_posix()
     return {**stage, **moved}
 
 

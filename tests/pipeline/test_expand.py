@@ -94,6 +94,37 @@ def test_settings_build_on_each_other_and_come_along_with_an_included_file(tmp_p
     }
 
 
+@pytest.mark.parametrize("kind", ["stage: add, ", ""])
+def test_paths_of_an_included_file_are_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(kinds, "KINDS", toy.TOY_KINDS)
+    write(
+        tmp_path / "data" / "d.yaml",
+        f"""
+        settings: {{adds: {{{kind}inputs: {{left: one, right: one}}, extra: models/e}}}}
+        stages:
+          one: {{stage: read, source: 2024}}
+          theirs: {{use: adds, stage: add}}
+        """,
+    )
+    main = write(
+        tmp_path / "main.yaml",
+        """
+        include: [data/d.yaml]
+        stages:
+          ours: {use: adds, stage: add}
+          own: {use: adds, stage: add, extra: e}
+          far: {use: adds, stage: add, extra: /models/e}
+        """,
+    )
+    stages = load_recipe(main).stages
+    assert stages["one"].source == tmp_path / "data" / "2024"
+    found = {name: str(stages[name].config.extra) for name in ("theirs", "ours", "own", "far")}  # type: ignore[attr-defined]
+    theirs = str(tmp_path / "data" / "models" / "e")
+    assert found == {"theirs": theirs, "ours": theirs, "own": str(tmp_path / "e"), "far": "/models/e"}
+
+
 def test_an_included_recipe_runs_as_if_it_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds, "KINDS", toy.TOY_KINDS)
     write(
