@@ -109,6 +109,14 @@ def goes_on(made: Mapping[str, Manifest]) -> bool:
     return made["pretrained"].files.get("warm_start") == made["asr"].fingerprints["model"]
 
 
+def told_of_going_on(made: Mapping[str, Manifest]) -> str:
+    """What the card's description adds where the pre-trained model went on from the recogniser."""
+    if not goes_on(made):
+        return ""
+    how = ", by naming words" if made["pretrained"].config.get("words") else ""
+    return f" The pre-trained one went on from the recogniser{how}."
+
+
 def earlier_training(made: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     """What the card says of the model that asr and tts were made of, where that is not the one in the asset."""
     if not goes_on(made):
@@ -186,7 +194,7 @@ def describe(
         "source": "recipes/assets/lst_nano.py",
         "description": f"A Latent Speech-Text Transformer of {parameters / 1e6:.1f} M parameters (units of {name}): "
         "pre-trained on simple stories and their spoken form, and fine-tuned to recognise and to speak."
-        + (" The pre-trained one went on from the recogniser, by naming words." if goes_on(made) else ""),
+        + told_of_going_on(made),
         "files": {
             path.relative_to(asset).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
             for path in files

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,9 @@ def test_the_pretrained_one_may_have_gone_on_from_the_recogniser(
     assert earlier["flops"] == trained["pretrained"].totals["flops"]
     names = (*PARTS, "asr-first")
     assert card.extra["flops"] == going.totals["flops"] + sum(trained[name].totals["flops"] for name in names)
-    assert "naming words" in card.description
+    assert card.description.endswith(" went on from the recogniser, by naming words.")
+    silent = {"pretrained": replace(going, config={}), "asr": trained["asr"]}
+    assert script.told_of_going_on(silent) == " The pre-trained one went on from the recogniser."
 
     alone = pretrain(*data, tmp_path / "alone", config)
     with pytest.raises(LstError, match=r"asr is not .*alone, or what that began as, fine-tuned for asr"):
