@@ -7,7 +7,8 @@ stages:
   finetune-asr:
     stage: finetune                      # its kind, where the name is not one
     inputs: {model: pretrain}            # where it reads from, where the default does not fit; settings that are models
-                                         # (warm_start, recogniser, listener) may be stages too, which then come first
+                                         # (warm_start, recogniser, listener) may be stages too, which then come first;
+                                         # null takes such an input away
     task: asr                            # everything else is the stage's own configuration
 
 `include`, `settings` and `runs` save writing the same again: `lst.pipeline.expand`.
@@ -97,10 +98,9 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
             continue
         if parts[0] not in stages:
             raise UsageError(f"--set {override}: the recipe has no stage {parts[0]!r}.", hint=nearest(parts[0], stages))
-        stages[parts[0]] = stages[parts[0]] or {}
         if len(parts) == 1:
             raise UsageError(f"--set {override}: a key of stage {parts[0]} is needed: {parts[0]}.KEY=VALUE.")
-        set_dotted(stages[parts[0]], parts[1:], value)
+        set_dotted(stages, parts, value)
     nodes = {
         str(name): _stage_node(path, str(name), settings or {}, body.get("seed"), stages)
         for name, settings in stages.items()
@@ -164,13 +164,12 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def set_dotted(target: dict[str, Any], parts: list[str], value: Any) -> None:
-    """Set `target[a][b]… = value`, making mappings on the way."""
+    """Set `target[a][b]… = value`, making mappings on the way; those below `target` may be shared (by `use`, or YAML's
+    aliases), so copies are changed."""
     for part in parts[:-1]:
         inner = target.get(part)
-        if not isinstance(inner, dict):
-            inner = {}
-            target[part] = inner
-        target = inner
+        target[part] = dict(inner) if isinstance(inner, dict) else {}
+        target = target[part]
     target[parts[-1]] = value
 
 
@@ -186,9 +185,10 @@ def check_config(config_class: type[StageConfig], settings: Mapping[str, Any], w
         if first["type"] == "extra_forbidden":
             valid = _keys_at(config_class, [str(part) for part in first["loc"][:-1]])
             raise LstError(f"{path}: unknown key.", hint=nearest(str(first["loc"][-1]), valid)) from error
-        given = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
+        of_several = first["type"] == "value_error" and isinstance(first["input"], Mapping)  # the message names them
+        given = "" if first["type"] == "missing" or of_several else f" (it is {first['input']!r})"
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise LstError(f"{path}: {message}{given}.") from error
+        raise LstError(f"{path}: {message}{given}." if path else f"{message}{given}.") from error
 
 
 def _keys_at(config_class: Any, parts: list[str]) -> list[str]:
@@ -219,6 +219,7 @@ def _stage_node(path: Path, name: str, settings: Any, seed: Any, stages: Mapping
     given = settings.get("inputs") or {}
     if not isinstance(given, dict):
         raise LstError(f"{where}.inputs: a mapping of roles to stages is needed here.")
+    given = {role: stage for role, stage in given.items() if stage is not None or role not in kind.models}
     for role in given:
         if role not in (*kind.inputs, *kind.models):
             valid = [*kind.inputs, *kind.models]

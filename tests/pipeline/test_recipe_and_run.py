@@ -215,6 +215,30 @@ def test_a_model_may_be_a_path_as_well(tmp_path: Path) -> None:
     assert {item.name: item.manifest.totals["value"] for item in made}["sum"] == 3 + 9 + 3
 
 
+def test_an_override_changes_one_stage_of_those_that_share_settings(tmp_path: Path) -> None:
+    shared = RECIPE + "settings: {sums: {stage: add, inputs: {right: three}, inner: {rate: 2}}}\n"
+    shared = shared.replace("stages:", "stages:\n  more: {use: sums}\n  less: {use: sums}")
+    (tmp_path / "toy.yaml").write_text(shared)
+    recipe = load_recipe(tmp_path / "toy.yaml", ["more.inner.rate=3", "more.inputs.left=three"])
+    rates = {name: recipe.stages[name].config.inner.rate for name in ("more", "less")}  # type: ignore[attr-defined]
+    assert rates == {"more": 3, "less": 2}
+    assert [recipe.stages[name].inputs["left"] for name in ("more", "less")] == ["three", "one"]
+    aliased = RECIPE.replace("one: {", "one: &one {") + "  two: *one\n"
+    (tmp_path / "toy.yaml").write_text(aliased)
+    recipe = load_recipe(tmp_path / "toy.yaml", ["two.scale=2"])
+    assert [recipe.stages[name].config.scale for name in ("one", "two")] == [1, 2]  # type: ignore[attr-defined]
+
+
+def test_a_model_among_the_inputs_may_be_none(tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(RECIPE.replace("{right: three}", "{right: three, extra: one}"))
+    without = load_recipe(tmp_path / "toy.yaml", ["sum.inputs.extra=null"]).stages["sum"]
+    assert (without.inputs, without.config.extra) == ({"left": "one", "right": "three"}, None)  # type: ignore[attr-defined]
+    path = load_recipe(tmp_path / "toy.yaml", ["sum.inputs.extra=null", "sum.extra=e"]).stages["sum"]
+    assert path.config.extra == tmp_path / "e"  # type: ignore[attr-defined]
+    with pytest.raises(LstError, match=r"inputs\.left: the recipe has no stage"):
+        load_recipe(tmp_path / "toy.yaml", ["sum.inputs.left=null"])
+
+
 PAPER = sorted((Path(__file__).parents[2] / "recipes" / "paper").glob("*.yaml"))
 
 

@@ -53,6 +53,16 @@ def test_wrong_settings_are_refused_with_their_key(tmp_path: Path, text: str, sa
     assert "pretrain.yaml" in str(caught.value)
 
 
+def test_settings_that_do_not_go_together_are_told_in_one_sentence(tmp_path: Path) -> None:
+    said = "words are named by patches of speech: not with patching.mode bpe, nor without speech."
+    with pytest.raises(LstError) as caught:
+        options(tmp_path, "words: {}\nmixture: {speech: 0}")
+    assert str(caught.value) == f"{tmp_path / 'pretrain.yaml'}: {said}"
+    with pytest.raises(UsageError) as caught:
+        options(tmp_path, "mixture: {speech: 0}", "words={}")
+    assert str(caught.value) == f"words={{}}: {said}"
+
+
 def test_changes_on_the_command_line(tmp_path: Path) -> None:
     config = options(tmp_path, "seed: 3\noptimizer: {lr: 0.1}", "optimizer.lr=2e-3", "model.overrides.pooling=mean")
     assert (config.seed, config.optimizer.lr, config.model.overrides) == (3, 2e-3, {"pooling": "mean"})
