@@ -70,6 +70,9 @@ def test_data_without_alignments(data: tuple[Manifest, Manifest], tmp_path: Path
         config = settings_of(PretrainConfig, TINY | {"patching": {"mode": mode}}, [], "")
         with pytest.raises(LstError, match=f"patching.mode is {mode}, but no word of .* is aligned"):
             pretrain(pairs, data[1], tmp_path / "model", config)
+    config = settings_of(PretrainConfig, TINY | {"patching": {"mode": "static"}, "words": {}}, [], "")
+    with pytest.raises(LstError, match=r"words asks for the words of .*, of which none is aligned"):
+        pretrain(pairs, data[1], tmp_path / "model", config)
 
 
 def test_pairs_and_text_of_different_tokenizers(data: tuple[Manifest, Manifest], tmp_path: Path) -> None:
