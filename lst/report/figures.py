@@ -1,12 +1,13 @@
-"""Figures that were drawn of a run outside this package: PNG files in its directory `figures`, with a caption each."""
+"""What was drawn or tabled of a run outside this package: PNG and CSV files in its directory `figures`, captioned."""
 
 import base64
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from lst.errors import LstError
-from lst.report.html import Html, figure, join, note, tag
+from lst.report.html import Html, figure, join, note, table, tag
 from lst.report.run import Run
 
 DIRECTORY = "figures"
@@ -17,7 +18,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def keep_figures(run_dir: Path, figures: Mapping[str, tuple[str, bytes]]) -> None:
-    """Put figures (file name -> caption and PNG) beside a run, in place of those listed there: `lst report` shows them.
+    """Put figures (file name -> caption and content) beside a run, in place of those listed there: `lst report` shows
+    them. A `.csv` is a table whose first line has its columns; anything else has to be PNG.
 
     Raises OSError if they cannot be written.
     """
@@ -36,7 +38,7 @@ def has_figures(run: Run) -> bool:
 
 
 def figures_section(run: Run) -> Html:
-    """The figures inside the page, in the order of the list; one that is no PNG or not there is named.
+    """The figures inside the page, in the order of the list; one that is not there, or neither PNG nor CSV, is named.
 
     Raises LstError if the list is damaged.
     """
@@ -50,8 +52,11 @@ def figures_section(run: Run) -> Html:
 
 def _figure(home: Path, name: str, caption: object) -> Html:
     path = home / name
-    image = path.read_bytes() if path.parent == home and path.is_file() else b""
-    if not image.startswith(_PNG):
+    content = path.read_bytes() if path.parent == home and path.is_file() else b""
+    if path.suffix == ".csv" and content:
+        head, *rows = csv.reader(content.decode("utf-8").splitlines())
+        return figure(table(head, rows, text_columns=len(head)), caption)
+    if not content.startswith(_PNG):
         return note(f"{DIRECTORY}/{name} is not there, or no PNG.")
-    data = base64.b64encode(image).decode("ascii")
+    data = base64.b64encode(content).decode("ascii")
     return figure(tag("img", src=f"data:image/png;base64,{data}", alt=caption), caption)

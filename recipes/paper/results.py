@@ -1,4 +1,4 @@
-"""What the runs of `recipes/paper` show: CSV, figures, `docs/results.md`, and the run's report with the figures in it.
+"""What the runs of `recipes/paper` show: CSV, figures, `docs/results.md`, and the run's report with both in it.
 
     python recipes/paper/results.py outputs/paper docs      # docs/results.md and docs/results/*.csv, *.png
                                                             # outputs/paper/report.html and outputs/paper/figures/*.png
@@ -55,7 +55,7 @@ def main(directory: Path, docs: Path) -> None:
             write_atomic(out / name, text)
         for name, (_, image) in drawn.items():
             write_atomic(out / name, image)
-        keep_figures(directory, drawn)
+        keep_figures(directory, {"claims.csv": ("Each claim and its verdict", report_claims(judged).encode())} | drawn)
         print(write_report(directory, changed=True))
     write_atomic(docs / "results.md", page(found, judged, {name: title for name, (title, _) in drawn.items()}))
     made = sum(name in found.stages for name in found.wanted)
@@ -102,6 +102,16 @@ def claims_csv(judged: Sequence[Judged]) -> str:
         for one in judged
     ]
     return _csv(["where", "claim", "paper", "verdict", "p", "p_corrected", "numbers"], rows)
+
+
+def report_claims(judged: Sequence[Judged]) -> str:
+    """What the report shows of them."""
+    rows = [
+        {"where": one.claim.table, "claim": one.claim.text, "paper": one.claim.paper, "verdict": one.word}
+        | {"numbers": one.finding.numbers}
+        for one in judged
+    ]
+    return _csv(["where", "claim", "paper", "verdict", "numbers"], rows)
 
 
 def runs_csv(runs: Sequence[Run]) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ def test_the_report_of_the_run_has_the_figures_in_it(made: tuple[Runs, Path]) ->
     for path in drawn:
         assert base64.b64encode(path.read_bytes()).decode() in page, path.name
     assert "Held-out losses during training over FLOPs" in page
+    with (docs / "results" / "claims.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert f"<td>{escape(row['claim'])}</td>" in page
 
 
 def test_the_sweep_says_which_rate_is_best(tmp_path: Path) -> None:
