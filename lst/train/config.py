@@ -62,6 +62,12 @@ class WordsConfig(StageConfig):
     ended: float = Field(0.5, ge=0, description="of naming the word that ends in a patch")
     next: float = Field(0.7, ge=0, description="of naming, at every patch, the first word that ends after it")
 
+    @model_validator(mode="after")
+    def _some(self) -> "WordsConfig":
+        if not self.ended and not self.next:
+            raise ValueError("words.ended and words.next are both 0: set words to null")
+        return self
+
 
 class CheckpointConfig(StageConfig):
     """How often a run in progress is saved. It does not change the result, so it is not part of the content id."""

@@ -53,21 +53,20 @@ def load_pretrain_options(file: Path, changes: Sequence[str], *, warm_start: Pat
             f"{file} is a recipe: it names stages. lst pretrain takes a file with the settings of one.",
             hint=f"Run lst run {file}, or with --only pretrain; recipes/pretrain-nano.yaml shows the other form.",
         )
-    paths = {key: _path(file.parent, body.pop(key)) for key in PATHS if body.get(key) is not None}
+    given = {key: body.pop(key, None) for key in PATHS}
+    paths = {key: file.parent / str(value) for key, value in given.items() if value is not None}
     left = []
     for change in changes:
         key, value = parse_override(change)
-        if key in PATHS:
-            paths[key] = Path(str(value))
-        else:
+        if key not in PATHS:
             left.append(change)
+        elif value is None:
+            paths.pop(key, None)
+        else:
+            paths[key] = Path(str(value))
     config = settings_of(PretrainConfig, body, left, str(file))
     config = config.model_copy(update={"warm_start": warm_start or paths.get("warm_start")})
     return PretrainOptions(paths.get("pairs"), paths.get("text"), config)
-
-
-def _path(root: Path, value: Any) -> Path:
-    return root / str(value)
 
 
 def settings_of(config_class: type[C], settings: Mapping[str, Any], changes: Sequence[str], where: str) -> C:

@@ -78,6 +78,7 @@ def test_the_text_model_to_begin_as_is_found_like_the_data(tmp_path: Path) -> No
     assert load_pretrain_options(file, []).config.warm_start == tmp_path / "llama"
     assert load_pretrain_options(file, ["warm_start=other"]).config.warm_start == Path("other")
     assert load_pretrain_options(file, [], warm_start=Path("third")).config.warm_start == Path("third")
+    assert load_pretrain_options(file, ["warm_start=null"]).config.warm_start is None
     assert options(tmp_path, "seed: 3").warm_start is None
 
 

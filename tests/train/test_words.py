@@ -179,6 +179,8 @@ def test_what_cannot_name_words() -> None:
         PretrainConfig.model_validate(WORDS | {"patching": {"mode": "bpe"}})
     with pytest.raises(ValidationError, match="without speech"):
         PretrainConfig.model_validate(WORDS | {"mixture": {"speech": 0, "text": 1}})
+    with pytest.raises(ValidationError, match="both 0"):
+        PretrainConfig.model_validate({"words": {"ended": 0, "next": 0}})
 
 
 def test_the_plan_counts_them() -> None:
