@@ -305,15 +305,15 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_rows(
     data: tuple[Manifest, Manifest], run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    loss = LST.loss
+    loss_of = LST.loss_of
 
-    def broken(self: LST, batch: Any) -> Any:
+    def broken(self: LST, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        out = loss(self, batch)
+        out = loss_of(self, *arguments)
         return out if calls < 9 else type(out)(**vars(out) | {"loss": out.loss * float("nan")})
 
-    monkeypatch.setattr(LST, "loss", broken)
+    monkeypatch.setattr(LST, "loss_of", broken)
     with pytest.raises(LstError, match=r"The loss of step 9 is nan; the ids of the batch's rows are in .*json"):
         train(job(data, run_directory, trainer_config(validate_every=None)))
     saved = json.loads((run_directory / "bad-batch-step-9-0.json").read_text(encoding="utf-8"))

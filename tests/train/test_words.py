@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,19 @@ def test_a_stopped_run_goes_on(trained: Manifest, data: tuple[Manifest, Manifest
     totals = [[line["total"] for line in lines(model) if line["split"] == "train"] for model in (again, trained)]
     assert totals[0] == totals[1]
     assert totals[0][-1]["ended_loss"] > 0
+
+
+def test_a_word_loss_that_is_not_a_number_stops_the_run(
+    data: tuple[Manifest, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = WordHeads.forward
+
+    def broken(self: WordHeads, *arguments: Any) -> Any:
+        return replace(forward(self, *arguments), next_loss=torch.tensor(float("nan")))
+
+    monkeypatch.setattr(WordHeads, "forward", broken)
+    with pytest.raises(LstError, match="The loss of step 1 is nan"):
+        pretrain(*data, tmp_path / "model", settings())
 
 
 def test_what_cannot_name_words() -> None:
