@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lst.data.batch import PackedBatch, pack_examples
 from lst.data.interleaving import DocumentMaker
 from lst.data.vocabulary import Vocabulary
+from lst.errors import LstError
 from lst.manifest import Manifest
 from lst.model.checkpoint import load_model
 from lst.model.config import LSTConfig
