@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from lst.errors import LstError
 from lst.manifest.files import explain_os_errors, fsync_directory, fsync_file, remove
 from lst.train.config import CheckpointConfig
-from lst.train.metrics import TALLY
+from lst.train.metrics import TALLY, as_counted_now
 from lst.train.saving import INDEX, find_damage, save_state
 from lst.train.shards import (
     is_sharded,
@@ -175,6 +175,8 @@ class DirectoryCheckpoints(CheckpointManager):
         """Counters and random states of this process; with another number of processes, those of the first."""
         rank, processes = self._gangs.root.rank, self._facts(step_nr)["processes"]
         states = [self._load(step_nr, f"trainer-{other}.pt") for other in range(processes)]
+        for state in states:
+            state["_metric_bag"][TALLY]["values"] = as_counted_now(state["_metric_bag"][TALLY]["values"])
         self.totals = torch.stack([state["_metric_bag"][TALLY]["values"] for state in states]).sum(0)
         if processes == self._gangs.root.size:
             state = states[rank]

@@ -106,6 +106,14 @@ class BatchCounter:
         }
 
 
+def as_counted_now(values: Tensor) -> Tensor:
+    """A tally's vector in this version's length: of what an older version did not count there is nothing yet.
+
+    New counts are added at the end of `COUNTS` only, so that a run can go on with a later version.
+    """
+    return torch.cat([values, values.new_zeros(len(COUNTS) - len(values))])
+
+
 def in_order(counts: Mapping[str, float]) -> list[float]:
     """`counts` as a vector for `Tally.update`; what is missing is 0."""
     return [counts.get(name, 0.0) for name in COUNTS]
@@ -183,7 +191,7 @@ class RunRecorder(MetricRecorder):
         for line in kept:
             self._last_step[line["split"]] = line["step"]
             if line["split"] == "train":
-                self._previous = dict(line["total"])
+                self._previous = dict.fromkeys(COUNTS, 0.0) | line["total"]
         if step and step % self._log_every == 0 and self._last_step["train"] < step:
             # Killed between the checkpoint and the line of the same step.
             kept.append(self._train_line(step, totals, {}))

@@ -24,6 +24,7 @@ from lst.train.config import BatchConfig, BudgetConfig, CheckpointConfig, Optimi
 from lst.train.control import TrainingStopped
 from lst.train.engine import TrainingJob, TrainingResult, train
 from lst.train.inputs import DataSpec
+from lst.train.metrics import COUNTS, TALLY
 from lst.train.plan import flops_counter
 from lst.train.saving import INDEX, save_state
 from tests.train.toys import toy_model
@@ -256,6 +257,25 @@ def test_a_run_goes_on_on_another_device(
     result = train(job(data, run_directory, progress=lambda done, total, unit: steps.append(done)))
     assert steps[0] == 12
     assert_same(result.model, undisturbed.result.model)
+
+
+def test_a_run_of_an_older_version_that_counted_less_goes_on(
+    data: tuple[Manifest, Manifest], undisturbed: Undisturbed, run_directory: Path
+) -> None:
+    killed(data, run_directory, 17)
+    newest = run_directory / "checkpoints/step-00000012"
+    state = torch.load(newest / "trainer-0.pt", weights_only=True)
+    state["_metric_bag"][TALLY]["values"] = state["_metric_bag"][TALLY]["values"][: COUNTS.index("ended_loss")]
+    index = json.loads((newest / INDEX).read_text(encoding="utf-8"))
+    index["files"]["trainer-0.pt"] = save_state(newest / "trainer-0.pt", state)
+    (newest / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    lines = [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["total"] = {key: value for key, value in line.get("total", {}).items() if "ended" not in key}
+    (run_directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    result = train(job(data, run_directory))
+    assert_same(result.model, undisturbed.result.model)
+    assert result.totals == undisturbed.result.totals
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(
