@@ -212,10 +212,8 @@ class Plan:
         """(global_units, 2) word targets; None if no part has any."""
         if all(part.words is None for part in self.segments):
             return None
-        none = [np.full((part.patches, 2), NO_WORD, dtype=np.int32) for part in self.segments]
-        return np.concatenate(
-            [empty if part.words is None else part.words for part, empty in zip(self.segments, none, strict=True)]
-        )
+        none = np.full((self.global_units, 2), NO_WORD, dtype=np.int32)
+        return np.concatenate([none[: part.patches] if part.words is None else part.words for part in self.segments])
 
 
 class DocumentMaker:
@@ -337,13 +335,18 @@ class DocumentMaker:
             units = disturbed(units, self.noise, generator("noise", self.seed, epoch, row.id))
         if self.encode_units is not None:
             return Segment("speech", self.encode_units(units), target=target, frames=len(units))
-        if kind == "none":
-            words = self._words(row, first, last, np.ones(len(units), dtype=np.int32))
-            return Segment("speech", units, target=target, frames=len(units), words=words)
-        if kind == "static":
+        if kind == "aligned":
+            lengths, closed = self._aligned_patches(row, first, last, epoch)
+        else:
             lengths, closed = patch_span(kind, len(units), self.patching, starts=_NONE, ends=_NONE)
-            words = self._words(row, first, last, lengths)
-            return Segment("speech", units, lengths, closed, target, len(units), words)
+        words = word_targets(row, first, last, lengths) if self.name_words else None
+        if kind == "none":
+            return Segment("speech", units, target=target, frames=len(units), words=words)
+        return Segment("speech", units, lengths, closed, target, len(units), words)
+
+    def _aligned_patches(self, row: Utterance, first: int, last: int, epoch: int) -> tuple[IntArray, BoolArray]:
+        """Lengths and closedness of the patches along the spoken words first..last-1."""
+        start, stop = row.unit_range(first, last)
         starts, ends = row.starts[first:last] - np.int32(start), row.ends[first:last] - np.int32(start)
         cuts = None
         if self.patching.unit == "bpe" and self.piece_weights is not None and last > first:
@@ -354,14 +357,7 @@ class DocumentMaker:
         def draws(count: int) -> list[float]:
             return uniforms(count, "perturb", self.seed, epoch, row.id, first)
 
-        lengths, closed = patch_span(
-            kind, len(units), self.patching, starts=starts, ends=ends, cuts=cuts, uniforms=draws
-        )
-        words = self._words(row, first, last, lengths)
-        return Segment("speech", units, lengths, closed, target, len(units), words)
-
-    def _words(self, row: Utterance, first: int, last: int, lengths: IntArray) -> IntArray | None:
-        return word_targets(row, first, last, lengths) if self.name_words else None
+        return patch_span("aligned", stop - start, self.patching, starts=starts, ends=ends, cuts=cuts, uniforms=draws)
 
     def _plan(self, row_id: str, parts: Sequence[Segment]) -> Plan:
         tokens = units = text_tokens = patches = speech_patches = 0

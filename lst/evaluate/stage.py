@@ -38,20 +38,25 @@ ITEMS_FILE = "items.parquet"
 HEARD_FILE = "heard.jsonl"
 
 
-class ChoicesConfig(StageConfig):
+class RecogniserConfig(StageConfig):
+    """Settings of what may hear a benchmark's speech as well."""
+
+    recogniser: Path | None = Field(
+        None, description="asr model that writes the speech down: adds the mode heard, speech by way of text"
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings; `recogniser` is left out: of it the model's id counts (`told_of`), not its place."""
+        return {key: value for key, value in super().as_json().items() if key != "recogniser"}
+
+
+class ChoicesConfig(RecogniserConfig):
     """What is scored, and how sure the result is. Batch sizes are not here: they do not change scores."""
 
     mode: Choice = Field("all", description="s-s, t-t, s-t, t-s, or all that the benchmark has")
     confidence: float = Field(0.95, gt=0, lt=1, description="of the bootstrap interval")
     resamples: int = Field(10_000, ge=100, description="bootstrap resamples")
     seed: int = Field(0, ge=0, description="of the bootstrap")
-    recogniser: Path | None = Field(
-        None, description="asr model that writes the speech down: adds the mode heard, speech by way of text"
-    )
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings; `recogniser` is left out: of it the model's id counts (`choices_spec`), not its place."""
-        return {key: value for key, value in super().as_json().items() if key != "recogniser"}
 
 
 def choices_spec(model: Manifest, bench: Manifest, config: ChoicesConfig) -> StageSpec:

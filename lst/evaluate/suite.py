@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import Field
 
-from lst.config import StageConfig
 from lst.errors import LstError
 from lst.evaluate.benchmark import CARD_FILE
 from lst.evaluate.choices import bench_kind, evaluate_choices, write_items
@@ -26,6 +25,7 @@ from lst.evaluate.stage import (
     HEARD_FILE,
     ITEMS_FILE,
     SUMMARY_FILE,
+    RecogniserConfig,
     eval_spec,
     open_recogniser,
     told_of,
@@ -39,20 +39,13 @@ LOSSES = "losses"
 _TOPIC_NAMES = ("tsc", "topic-storycloze")
 
 
-class SuiteConfig(StageConfig):
+class SuiteConfig(RecogniserConfig):
     """How sure the results are, and how much the losses are measured on."""
 
     confidence: float = Field(0.95, gt=0, lt=1, description="of the bootstrap intervals")
     resamples: int = Field(10_000, ge=100, description="bootstrap resamples")
     seed: int = Field(0, ge=0, description="of the bootstrap and of the losses' rows")
     losses: LossesConfig = Field(LossesConfig(), description="held-out losses")
-    recogniser: Path | None = Field(
-        None, description="asr model that writes speech down: benchmarks that have any get the mode heard"
-    )
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings; `recogniser` is left out: of it the model's id counts (`eval_all_spec`), not its place."""
-        return {key: value for key, value in super().as_json().items() if key != "recogniser"}
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +55,7 @@ def _figure(home: Path, name: str, caption: object) -> Html:
     path = home / name
     content = path.read_bytes() if path.parent == home and path.is_file() else b""
     if path.suffix == ".csv" and content:
-        head, *rows = csv.reader(content.decode("utf-8").splitlines())
+        head, *rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
         return figure(table(head, rows, text_columns=len(head)), caption)
     if not content.startswith(_PNG):
         return note(f"{DIRECTORY}/{name} is not there, or no PNG.")

@@ -261,12 +261,12 @@ def test_figures_beside_a_run_are_in_its_page(copy: Path, tmp_path: Path) -> Non
 
 def test_a_table_beside_a_run_is_in_its_page(copy: Path, tmp_path: Path) -> None:
     keep_figures(
-        copy, {"claims.csv": ("What was <found>", b'claim,verdict\n"a, <b>",yes\n'), "none.csv": ("gone", b"")}
+        copy, {"claims.csv": ("What was <found>", b'claim,verdict\n"a,\n<b>",yes\n'), "none.csv": ("gone", b"")}
     )
     text = report(copy, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<figcaption>What was &lt;found&gt;</figcaption>" in text
     assert "<th>claim</th><th>verdict</th>" in text
-    assert "<td>a, &lt;b&gt;</td><td>yes</td>" in text
+    assert "<td>a,\n&lt;b&gt;</td><td>yes</td>" in text
     assert any(line.startswith("figures/none.csv is not there") for line in notes(copy, tmp_path))
 
 

@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -243,16 +244,22 @@ def test_a_killed_run_loses_what_came_after_the_last_checkpoint_only(
     assert metrics(run_directory) == metrics(undisturbed.directory)
 
 
+@contextmanager
+def changed_state(checkpoint: Path) -> Iterator[dict[str, Any]]:
+    """The trainer's state of a checkpoint, to be changed; the checkpoint is intact afterwards."""
+    state = torch.load(checkpoint / "trainer-0.pt", weights_only=True)
+    yield state
+    index = json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))
+    index["files"]["trainer-0.pt"] = save_state(checkpoint / "trainer-0.pt", state)
+    (checkpoint / INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+
 def test_a_run_goes_on_on_another_device(
     data: tuple[Manifest, Manifest], undisturbed: Undisturbed, run_directory: Path
 ) -> None:
     killed(data, run_directory, 17)
-    newest = run_directory / "checkpoints/step-00000012"
-    state = torch.load(newest / "trainer-0.pt", weights_only=True)
-    state["_rng_bag"]["generators"].append(torch.zeros(16, dtype=torch.uint8))  # as on a GPU
-    index = json.loads((newest / INDEX).read_text(encoding="utf-8"))
-    index["files"]["trainer-0.pt"] = save_state(newest / "trainer-0.pt", state)
-    (newest / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    with changed_state(run_directory / "checkpoints/step-00000012") as state:
+        state["_rng_bag"]["generators"].append(torch.zeros(16, dtype=torch.uint8))  # as on a GPU
     steps: list[int] = []
     result = train(job(data, run_directory, progress=lambda done, total, unit: steps.append(done)))
     assert steps[0] == 12
@@ -263,12 +270,8 @@ def test_a_run_of_an_older_version_that_counted_less_goes_on(
     data: tuple[Manifest, Manifest], undisturbed: Undisturbed, run_directory: Path
 ) -> None:
     killed(data, run_directory, 17)
-    newest = run_directory / "checkpoints/step-00000012"
-    state = torch.load(newest / "trainer-0.pt", weights_only=True)
-    state["_metric_bag"][TALLY]["values"] = state["_metric_bag"][TALLY]["values"][: COUNTS.index("ended_loss")]
-    index = json.loads((newest / INDEX).read_text(encoding="utf-8"))
-    index["files"]["trainer-0.pt"] = save_state(newest / "trainer-0.pt", state)
-    (newest / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    with changed_state(run_directory / "checkpoints/step-00000012") as state:
+        state["_metric_bag"][TALLY]["values"] = state["_metric_bag"][TALLY]["values"][: COUNTS.index("ended_loss")]
     lines = [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     for line in lines:
         line["total"] = {key: value for key, value in line.get("total", {}).items() if "ended" not in key}
